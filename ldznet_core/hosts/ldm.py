@@ -1,0 +1,147 @@
+"""The host that needs nothing but torch: a single-file latent diffusion model on our own networks.
+
+It serves the bundled miniature; ComfyUI and diffusers have hosts of their own with the same methods.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..features import Features
+from ..ldm import LatentDiffusion, read
+from ..tokenizer import LENGTH, PIECES, ClipTokenizer
+from ..weights import BUNDLED
+
+GUIDANCE = 3.0
+STEPS = 25
+CAPTURE_AT = 400  # the sampling step nearest to this timestep is the one whose maps are kept
+
+
+def load_host(model: str | Path = "mini", device: str = "cpu") -> "LDMHost":
+    """The bundled miniature, or an LDM single-file `.safetensors` checkpoint whose folder holds its tokenizer
+    (`tokenizer/vocab.json`, `tokenizer/merges.txt`). Raises InputError where either is missing or damaged."""
+    path = BUNDLED / "mini.safetensors" if str(model) == "mini" else Path(model)
+    folder = path.parent / "tokenizer"
+    try:
+        tokenizer = ClipTokenizer.from_folder(folder)
+    except (OSError, ValueError, KeyError) as error:
+        if not path.is_file():
+            raise InputError(f"no model file {path}: give 'mini' or the path of a .safetensors checkpoint") from None
+        raise InputError(f"{path} needs CLIP's vocab.json and merges.txt in {folder} ({error})") from None
+    return LDMHost(read(path, tokenizer), device)
+
+
+def noise_like(z: Tensor, seed: int) -> Tensor:
+    """Unit Gaussian noise drawn on the CPU, one draw for all rows: the same on every device and in every batch."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(z.shape[1:], generator=generator).to(z).expand_as(z)
+
+
+class LDMHost:
+    """A `LatentDiffusion` behind the methods that every host has. Latents are scaled: unit variance."""
+
+    def __init__(self, model: LatentDiffusion, device: str = "cpu"):
+        self.model, self.device = model, torch.device(device)
+        for network in (model.vae, model.text, model.unet):
+            network.to(self.device)
+
+    @property
+    def name(self) -> str:
+        return self.model.about.get("name", "checkpoint")
+
+    @property
+    def prediction(self) -> str:
+        return self.model.schedule.prediction
+
+    @property
+    def unet_config(self):
+        return self.model.unet.config
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor) -> Tensor:
+        """Images [B, H, W, 3] in 0..1, sides multiples of 8, to scaled latents [B, 4, H/8, W/8] (posterior mean)."""
+        pixels = image.to(self.device).permute(0, 3, 1, 2) * 2 - 1
+        return self.model.vae.encode(pixels) * self.model.vae.SCALE
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor) -> Tensor:
+        """Scaled latents [B, 4, h, w] to images [B, 8h, 8w, 3] in 0..1."""
+        pixels = self.model.vae.decode(z.to(self.device) / self.model.vae.SCALE)
+        return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Texts to contexts [B, 77, D]; what goes past 77 tokens is cut."""
+        tokens = [self.model.tokenizer.encode(text) for text in texts]
+        return self.model.text(torch.tensor(tokens, device=self.device))
+
+    def tokens_cut(self, text: str) -> int:
+        """How many tokens at the end of a text `embed` leaves out."""
+        tokenizer = self.model.tokenizer
+        return max(0, sum(len(tokenizer.word_tokens(p)) for p in PIECES.findall(text.lower())) - (LENGTH - 2))
+
+    @torch.inference_mode()
+    def extract(
+        self,
+        z: Tensor,
+        context: Tensor,
+        taps: Sequence[str],
+        *,
+        timestep: int = 400,
+        seed: int = 0,
+        text: str = "phrase",
+    ) -> Features:
+        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them."""
+        timesteps = torch.full((z.shape[0],), timestep, device=self.device)
+        z_t = self.model.schedule.add_noise(z, noise_like(z, seed), timesteps)
+        maps = self.model.unet.extract(z_t, timesteps, context, taps)
+        return Features(tuple(maps), tuple(taps), timestep, text)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        caption: str,
+        height: int,
+        width: int,
+        *,
+        seed: int = 0,
+        taps: Sequence[str] = (),
+        keep: tuple[Tensor, Tensor] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensor, Features | None]:
+        """Draw `caption` as a scaled latent [1, 4, height/8, width/8], and with it the tapped maps of the caption's
+        own half of the sampling step nearest to `CAPTURE_AT`: captured in passing, no pass is added.
+
+        `keep` = (latent [1, 4, h, w], mask [1, 1, h, w], 1 where to draw anew) holds the rest of a picture still.
+        """
+        schedule = self.model.schedule
+        noise = torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+        noise = noise.to(self.device)
+        context = self.embed(["", caption])
+        steps = schedule.steps(STEPS)
+        nearest = min(steps, key=lambda t: abs(t - CAPTURE_AT))
+        captured: list[Features] = []
+
+        def predict(z_t: Tensor, timesteps: Tensor) -> Tensor:
+            if keep is not None:  # in place: the sampler must go on from what was put back
+                z_t.copy_(torch.where(keep[1] > 0.5, z_t, schedule.add_noise(keep[0], noise, timesteps)))
+            both = torch.cat([z_t, z_t]), timesteps.repeat(2), context
+            if taps and int(timesteps[0]) == nearest:
+                out, maps = self.model.unet(*both, taps=taps)
+                captured.append(Features(tuple(m[1:].clone() for m in maps), tuple(taps), nearest, "caption"))
+            else:
+                out = self.model.unet(*both)
+            empty, said = out.chunk(2)
+            return empty + GUIDANCE * (said - empty)
+
+        z = noise
+        for done, (_, latent) in enumerate(schedule.ddim(predict, noise.clone(), steps), start=1):
+            z = latent
+            if progress:
+                progress(done, STEPS)
+        if keep is not None:
+            z = torch.where(keep[1] > 0.5, z, keep[0])
+        return z, captured[0] if captured else None

@@ -1,0 +1,145 @@
+"""A latent diffusion model in one file: reads and writes LDM-layout safetensors checkpoints.
+
+Sizes are read from the tensors, never assumed; only what shapes cannot tell (number of heads, prediction type)
+comes from the metadata, with Stable Diffusion's values where there is none.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import InputError
+from .networks.autoencoder import Autoencoder, AutoencoderConfig
+from .networks.text import ClipText, TextConfig
+from .networks.unet import UNet, UNetConfig
+from .schedule import Schedule
+from .tokenizer import ClipTokenizer
+
+PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text": "cond_stage_model.transformer."}
+
+
+@dataclass
+class LatentDiffusion:
+    """VAE, text encoder and denoising UNet of one model, with what the file says of itself (`about`)."""
+
+    vae: Autoencoder
+    text: ClipText
+    unet: UNet
+    tokenizer: ClipTokenizer
+    schedule: Schedule
+    about: dict
+
+
+def numbered(names, pattern: str) -> int:
+    """How many different numbers stand where `pattern` has its group."""
+    return len({m[1] for name in names if (m := re.match(pattern, name))})
+
+
+def unet_config(shapes: Mapping[str, tuple], about: Mapping) -> UNetConfig:
+    """Sizes of the UNet whose tensors (LDM names, no prefix) have these shapes."""
+    channels = shapes["input_blocks.0.0.weight"][0]
+    mults, blocks, attention, level = [], 0, set(), 0
+    for i in range(1, numbered(shapes, r"input_blocks\.(\d+)\.")):
+        if f"input_blocks.{i}.0.op.weight" in shapes:
+            level += 1
+            continue
+        blocks += level == 0
+        if len(mults) <= level:
+            mults.append(shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // channels)
+        if f"input_blocks.{i}.1.norm.weight" in shapes:
+            attention.add(level)
+    context = shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1]
+    linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
+    return UNetConfig(
+        in_channels=shapes["input_blocks.0.0.weight"][1],
+        out_channels=shapes["out.2.weight"][0],
+        model_channels=channels,
+        channel_mult=tuple(mults),
+        num_res_blocks=blocks,
+        attention_levels=tuple(sorted(attention)),
+        num_heads=int(about.get("num_heads", 8)),
+        head_channels=64 if linear else 0,
+        context_dim=context,
+        transformer_depth=numbered(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
+        use_linear=linear,
+    )
+
+
+def vae_config(shapes: Mapping[str, tuple]) -> AutoencoderConfig:
+    channels = shapes["encoder.conv_in.weight"][0]
+    levels = numbered(shapes, r"decoder\.up\.(\d+)\.")
+    widths = [shapes[f"decoder.up.{i}.block.0.conv2.weight"][0] for i in range(levels)]
+    return AutoencoderConfig(
+        channels=channels,
+        channel_mult=tuple(w // channels for w in widths),
+        num_res_blocks=numbered(shapes, r"decoder\.up\.0\.block\.(\d+)\.") - 1,
+        latent_channels=shapes["post_quant_conv.weight"][0],
+    )
+
+
+def text_config(shapes: Mapping[str, tuple], about: Mapping) -> TextConfig:
+    vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+    return TextConfig(
+        vocabulary=vocabulary,
+        width=width,
+        layers=numbered(shapes, r"text_model\.encoder\.layers\.(\d+)\."),
+        heads=int(about.get("text_heads", width // 64)),
+        positions=shapes["text_model.embeddings.position_embedding.weight"][0],
+    )
+
+
+def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
+    """Read a single-file checkpoint, as float32 on the CPU. Raises InputError where it is not one."""
+    if not path.is_file():
+        raise InputError(f"no model file {path}: give 'mini' or the path of a .safetensors checkpoint")
+    try:
+        with safe_open(path, "pt") as f:
+            about = json.loads((f.metadata() or {}).get("ldznet", "{}"))
+            tensors = {name: f.get_tensor(name) for name in f.keys()}
+    except Exception as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({error}): get it again") from None
+    parts = {
+        part: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        for part, prefix in PREFIXES.items()
+    }
+    try:
+        shapes = {part: {k: tuple(v.shape) for k, v in given.items()} for part, given in parts.items()}
+        networks = {
+            "unet": UNet(unet_config(shapes["unet"], about)),
+            "vae": Autoencoder(vae_config(shapes["vae"])),
+            "text": ClipText(text_config(shapes["text"], about)),
+        }
+        for part, network in networks.items():
+            fill(network, parts[part])
+    except (KeyError, RuntimeError, ZeroDivisionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} is no Stable Diffusion checkpoint that is supported: {reason}") from None
+    schedule = Schedule.stable_diffusion(about.get("prediction", "eps"))
+    return LatentDiffusion(**networks, tokenizer=tokenizer, schedule=schedule, about=about)
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load float32 weights strictly by name; names that the network does not have are left out."""
+    own = network.state_dict()
+    network.load_state_dict({k: v.float() for k, v in tensors.items() if k in own})
+    network.eval().requires_grad_(False)
+
+
+def write(model: LatentDiffusion, path: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write the model as one LDM-layout file, replacing `path` only once it is whole."""
+    tensors = {
+        prefix + name: value.to(dtype).contiguous()
+        for part, prefix in PREFIXES.items()
+        for name, value in getattr(model, part).state_dict().items()
+    }
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, {"ldznet": json.dumps(model.about), "format": "pt"})
+    os.replace(temporary, path)

@@ -1,0 +1,140 @@
+"""The miniature's evaluation sets, and the paper's scores on them.
+
+Every set holds scenes of two and three things, one sample for each noun in a scene; what would score without
+understanding a word ("mark all things") is measured beside.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..hosts.ldm import LDMHost
+from ..metrics import PhraseMetrics, Scores
+from ..networks.decoder import MaskDecoder
+from .bank import Recipe, bank
+from .decoders import Phrases
+from .drawing import generated_scenes
+from .vae import to_network
+from .world import Scene
+
+log = logging.getLogger(__name__)
+COUNTS = (0.0, 0.6, 0.4)
+OOD_STYLES = ("fluent-emoji-flat", "fluent-3d", "openmoji", "fluent-emoji-high-contrast")
+SEEN, UNSEEN, GENERATED = "seen styles, new scenes", "seen styles, unseen sprites", "drawn by the miniature"
+SETS = (SEEN, UNSEEN, *OOD_STYLES, GENERATED)
+SEED = 9000
+
+
+def scenes_of(name: str, host: LDMHost, pack: Path, count: int) -> list[Scene]:
+    """The scenes of a set. Backgrounds are never those of training, the generated ones apart."""
+    about = host.model.about
+    if name == GENERATED:
+        return generated_scenes(host, tuple(about["nouns"]), count, about["size"], SEED)
+    splits = {SEEN: ("train",), UNSEEN: ("val", "test")}.get(name, ("ood",))
+    styles = (name,) if name in OOD_STYLES else None
+    recipe = Recipe(about["size"], len(about["nouns"]), styles, splits, ("test",), COUNTS)
+    return bank(pack, recipe, count, SEED)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One sample: a noun and its mask in scene `scene`."""
+
+    scene: int
+    noun: str
+    mask: np.ndarray  # bool [S, S]
+    others: np.ndarray  # bool [S, S]: everything in the scene, for the baseline
+
+
+def questions(scenes: list[Scene]) -> list[Question]:
+    asked = []
+    for i, scene in enumerate(scenes):
+        everything = np.logical_or.reduce([t.mask for t in scene.things])
+        for noun in dict.fromkeys(t.sprite.noun for t in scene.things):
+            mask = np.logical_or.reduce([t.mask for t in scene.things if t.sprite.noun == noun])
+            asked.append(Question(i, noun, mask, everything))
+    return asked
+
+
+@torch.inference_mode()
+def predictions(
+    host: LDMHost, decoder: MaskDecoder, data: Phrases, asked: list[tuple[int, str]], text: str, batch: int = 32
+) -> Iterator[Tensor]:
+    """Soft masks [b, S, S] of (scene, phrase) pairs, in order, at t = 400 with the default noise."""
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        index = [i for i, _ in part]
+        z = data.z[index].to(host.device)
+        context = host.embed([phrase for _, phrase in part])
+        maps = None
+        if decoder.taps:
+            said = {"phrase": [p for _, p in part], "caption": [data.captions[i] for i in index],
+                    "empty": [""] * len(part)}[text]
+            maps = host.extract(z, host.embed(said), decoder.taps, text=text).maps
+        given = to_network(data.images[index]).to(host.device) if decoder.kind == "rgbnet" else z
+        yield decoder(given, context, maps)[:, 0].sigmoid().float().cpu()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores on one set, and the share of the picture that is marked when an absent noun is asked for."""
+
+    scores: Scores
+    false_area: float
+
+
+def score(host: LDMHost, decoder: MaskDecoder, scenes: list[Scene], text: str = "phrase") -> Result:
+    data = Phrases.of(scenes, host.model)
+    asked = questions(scenes)
+    masks = torch.from_numpy(np.stack([q.mask for q in asked]))
+    metrics, done = PhraseMetrics(), 0
+    for probs in predictions(host, decoder, data, [(q.scene, q.noun) for q in asked], text):
+        metrics.update(probs, masks[done : done + len(probs)])
+        done += len(probs)
+    nouns = host.model.about["nouns"]
+    rng = np.random.default_rng(SEED)
+    absent = [(i, str(rng.choice([n for n in nouns if n not in data.present[i]]))) for i in range(len(scenes))]
+    marked = [float((p > 0.5).float().mean()) for p in predictions(host, decoder, data, absent, text)]
+    return Result(metrics.compute(), float(np.mean(marked)))
+
+
+def mark_everything(scenes: list[Scene]) -> Scores:
+    """The baseline that ignores the words: all things are marked for every noun."""
+    asked, metrics = questions(scenes), PhraseMetrics()
+    everything = torch.from_numpy(np.stack([q.others for q in asked])).float()
+    metrics.update(everything, torch.from_numpy(np.stack([q.mask for q in asked])))
+    return metrics.compute()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a decoder kind (or the baseline) on a set, one result a training seed."""
+
+    dataset: str
+    kind: str
+    text: str
+    results: tuple[Result, ...]
+
+    def spread(self, read: Callable[[Result], float]) -> tuple[float, float]:
+        """Mean and standard deviation over seeds."""
+        values = [read(r) for r in self.results]
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def table(
+    host: LDMHost, decoders: dict[str, list[MaskDecoder]], pack: Path, sets: tuple[str, ...], count: int,
+    texts: tuple[str, ...] = ("phrase",),
+) -> Iterator[Row]:
+    """Rows set by set; decoders of a kind differ in their training seed. `texts` concerns LD-ZNet's features."""
+    for name in sets:
+        scenes = scenes_of(name, host, pack, count)
+        log.info("%s: %d scenes, %d phrases", name, len(scenes), len(questions(scenes)))
+        yield Row(name, "mark everything", "", (Result(mark_everything(scenes), float("nan")),))
+        for kind, trained in decoders.items():
+            for text in texts if kind == "ldznet" else ("",):
+                yield Row(name, kind, text, tuple(score(host, d, scenes, text or "phrase") for d in trained))

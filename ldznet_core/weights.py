@@ -1,0 +1,95 @@
+"""Decoder files: safetensors whose metadata says what the decoder is, so that a wrong one is refused by name."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .errors import InputError
+from .networks.decoder import KINDS, DecoderConfig, MaskDecoder
+
+FORMAT = 1
+BUNDLED = Path(__file__).parent / "mini" / "weights"
+
+
+@dataclass(frozen=True)
+class DecoderInfo:
+    """What a decoder file says of itself. `timesteps` is the half-open range its features were trained at;
+    `pixels` the image area it was trained on, `templates` the sentences that phrases were put in."""
+
+    family: str
+    prediction: str
+    timesteps: tuple[int, int] = (300, 500)
+    pixels: int = 384 * 384
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    training: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+    licence: str = "Apache-2.0"
+
+
+def write_decoder(decoder: MaskDecoder, info: DecoderInfo, path: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a decoder file, replacing `path` only once it is whole."""
+    metadata = {
+        "format_version": str(FORMAT),
+        "kind": decoder.kind,
+        "taps": json.dumps(decoder.taps),
+        "config": json.dumps(decoder.decoder_config.as_dict()),
+        "info": json.dumps(asdict(info)),
+    }
+    tensors = {k: v.to(dtype).contiguous() for k, v in decoder.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata)
+    os.replace(temporary, path)
+
+
+def read_about(path: Path) -> dict:
+    """A decoder file's metadata, parsed: format_version, kind, taps, config, info, parameters."""
+    try:
+        with safe_open(path, "pt") as f:
+            raw = f.metadata() or {}
+            parameters = sum(torch.Size(f.get_slice(k).get_shape()).numel() for k in f.keys())
+        about = {k: json.loads(v) if k in ("taps", "config", "info", "format_version") else v for k, v in raw.items()}
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged or no safetensors file ({reason}): get it again") from None
+    if about.get("kind") not in KINDS or "config" not in about:
+        raise InputError(f"{path} is no LD-ZNet decoder file: its metadata names kind {about.get('kind')!r}")
+    if (version := about.get("format_version", FORMAT)) > FORMAT:
+        raise InputError(f"{path} has format {version}, newer than this program's {FORMAT}: update it")
+    return {**about, "parameters": parameters}
+
+
+def find_decoder(name: str | Path, kind: str | None = None) -> Path:
+    """The file of a decoder: 'mini' is the bundled one (of `kind`, ldznet if not given), else a path."""
+    if str(name) == "mini":
+        return BUNDLED / f"{kind or 'ldznet'}.safetensors"
+    return Path(name)
+
+
+def load_decoder(name: str | Path = "mini", kind: str | None = None, device: str = "cpu") -> MaskDecoder:
+    """Read a decoder, as float32 in evaluation mode; `decoder.info` holds what the file says of it.
+
+    Raises InputError where there is no such file, it is damaged, or it is of another kind than asked for.
+    """
+    path = find_decoder(name, kind)
+    if not path.is_file():
+        where = "this installation is not whole" if str(name) == "mini" else "give a .safetensors decoder file"
+        raise InputError(f"no decoder file {path}: {where}")
+    about = read_about(path)
+    if kind and about["kind"] != kind:
+        raise InputError(f"{path} holds a {about['kind']} decoder, not {kind}")
+    try:
+        decoder = MaskDecoder(DecoderConfig.from_dict(about["config"]))
+        with safe_open(path, "pt") as f:
+            decoder.load_state_dict({k: f.get_tensor(k).float() for k in f.keys()})
+        info = {k: tuple(v) if isinstance(v, list) else v for k, v in about["info"].items()}
+        decoder.info = DecoderInfo(**info)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} does not hold the decoder that its metadata describes: {reason}") from None
+    return decoder.to(device).eval().requires_grad_(False)

@@ -78,8 +78,10 @@ def load_decoder(name: str | Path = "mini", kind: str | None = None, device: str
     """
     path = find_decoder(name, kind)
     if not path.is_file():
-        where = "this installation is not whole" if str(name) == "mini" else "give a .safetensors decoder file"
-        raise InputError(f"no decoder file {path}: {where}")
+        if str(name) == "mini" and kind == "rgbnet":
+            raise InputError("no rgbnet is bundled, it is the paper's baseline: train one with 'ldznet mini build'")
+        what_to_do = "install this program again" if str(name) == "mini" else "give a .safetensors decoder file"
+        raise InputError(f"no decoder file {path}: {what_to_do}")
     about = read_about(path)
     if kind and about["kind"] != kind:
         raise InputError(f"{path} holds a {about['kind']} decoder, not {kind}")

@@ -64,9 +64,8 @@ def test_a_flat_deep_picture_does_not_divide_by_zero():
 
 
 def test_transparency_is_laid_on_white(tmp_path):
-    Image.fromarray(np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)).save(
-        tmp_path / "a.png"
-    )
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
     assert pixels(read_image(tmp_path / "a.png")) == [[[255, 0, 0], [255, 255, 255], [204, 204, 204]]]
 
 

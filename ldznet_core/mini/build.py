@@ -3,9 +3,14 @@
 `pack` fetches the art and needs the network once; the others need torch, numpy, Pillow and safetensors only.
 """
 
+import json
 import logging
+import math
+import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,8 @@ import torch
 from ..errors import InputError
 from ..hosts.ldm import LDMHost, load_host
 from ..networks.decoder import KINDS
-from ..weights import BUNDLED
+from ..weights import BUNDLED, load_decoder, write_decoder
+from . import evaluation
 from .bank import Recipe, bank
 from .decoders import train_decoder, training_data
 from .denoiser import train_denoiser, trained_vae
@@ -25,7 +31,9 @@ from .vae import to_network, train_vae
 from .world import COLOUR_RGB, article
 
 log = logging.getLogger(__name__)
-STEPS = ("pack", "vae", "denoiser", "decoders", "bundle")
+BUNDLED_KINDS = ("ldznet", "znet")
+STEPS = ("pack", "vae", "denoiser", "decoders", "evaluate", "bundle")
+EVALUATION_SCENES = 240
 LIMIT = 64_000_000  # bytes of all bundled weights together
 
 
@@ -38,6 +46,7 @@ class Settings:
     vae_minutes: float
     denoiser_minutes: float
     decoder_steps: int
+    long_steps: int
     scenes: int
     vae_batch: int
     batch: int
@@ -47,8 +56,8 @@ class Settings:
 
 
 SETTINGS = {
-    128: Settings(128, 32, 22, 45, 600, 14_000, 4, 24, 24, 8e-4, 5e-4),
-    256: Settings(256, 100, 4, 15, 3000, 60_000, 16, 256, 128, 1e-3, 5e-4),
+    128: Settings(128, 32, 22, 40, 500, 1500, 12_000, 4, 24, 12, 8e-4, 4e-4),
+    256: Settings(256, 100, 4, 15, 2000, 6000, 60_000, 16, 256, 96, 1e-3, 5e-4),
 }
 
 
@@ -61,7 +70,7 @@ class Build:
     settings: Settings
     device: str = "cpu"
     minutes: float | None = None
-    stop_after: float = float("inf")
+    stop_after: float = math.inf
     resume: bool = False
     seeds: int = 3
 
@@ -121,27 +130,81 @@ def sample_sheet(host: LDMHost, path: Path) -> None:
     sheet(list(draw(host, captions, host.model.about["size"], seed=0)), captions, path)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One decoder to train: a seed of the comparison, or (`long`) its longer-trained successor for the bundle."""
+
+    kind: str
+    seed: int
+    long: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-long" if self.long else f"{self.kind}-{self.seed}"
+
+
 def decoders(build: Build) -> None:
-    s = build.settings
+    """Every kind from every seed, equally long; then the bundled kinds go on from seed 0."""
+    run_jobs(build, [Job(kind, seed) for seed in range(build.seeds) for kind in KINDS])
+    run_jobs(build, [Job(kind, 0, long=True) for kind in BUNDLED_KINDS])
+
+
+def run_jobs(build: Build, jobs: list[Job]) -> None:
+    """Jobs one after the other on a GPU, one a core elsewhere: small networks gain little from a second thread."""
+    if torch.device(build.device).type != "cpu":
+        return train_jobs(build, jobs)
+    cores = min(len(jobs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=one_thread) as pool:
+        for done in [pool.submit(train_jobs, build, jobs[i::cores]) for i in range(cores)]:
+            done.result()
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+def train_jobs(build: Build, jobs: list[Job]) -> None:
+    s, folder = build.settings, build.folder / "decoders"
     host = load_host(build.folder / "denoiser" / "mini.safetensors")
     data = training_data(build.pack, host.model, s.scenes // 2)
-    for seed in range(build.seeds):
-        for kind in KINDS:
-            path = build.folder / "decoders" / f"{kind}-{seed}.safetensors"
-            if build.resume and path.is_file():
-                continue
-            plan = build.plan(s.decoder_rate, float("inf"), 0.995)
-            if build.minutes is None:
-                plan = replace(plan, steps=s.decoder_steps)
-            train_decoder(kind, seed, host.model, data, path.parent, plan, s.decoder_batch)
+    for job in jobs:
+        path = folder / f"{job.name}.safetensors"
+        if build.resume and path.is_file():
+            continue
+        plan = build.plan(s.decoder_rate, math.inf, 0.995)
+        if job.long and not path.with_suffix("").exists():
+            shutil.copytree(folder / f"{job.kind}-0", path.with_suffix(""))
+        if build.minutes is None:
+            plan = replace(plan, steps=s.long_steps if job.long else s.decoder_steps)
+        train_decoder(job.kind, job.seed, host.model, data, path, replace(plan, resume=plan.resume or job.long),
+                      s.decoder_batch)
+
+
+def evaluate(build: Build) -> None:
+    """Score all decoders on all sets: `evaluation.json`, the rows that `ldznet evaluate` prints."""
+    host = load_host(build.folder / "denoiser" / "mini.safetensors")
+    files = sorted((build.folder / "decoders").glob("*-[0-9].safetensors"))
+    rows = evaluation.table(host, evaluation.by_kind(files), build.pack, evaluation.SETS, EVALUATION_SCENES)
+    (build.folder / "evaluation.json").write_text(json.dumps([row.as_dict() for row in rows], indent=1))
+
+
+def metrics_of(build: Build, kind: str) -> dict:
+    """Mean scores over seeds by evaluation set, for the decoder file; nothing before the step `evaluate`."""
+    path = build.folder / "evaluation.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    return {
+        row["set"]: {name: round(row[name]["mean"], 4) for name in ("miou", "iou_fg", "ap")}
+        for row in rows
+        if row["method"] == kind
+    }
 
 
 def bundle(build: Build) -> None:
-    """Copy the checkpoint, its tokenizer and the first ZNet and LD-ZNet to where `mini` is loaded from."""
+    """Put the checkpoint, its tokenizer and the longest-trained ZNet and LD-ZNet where `mini` is loaded from."""
     sources = {
         "mini.safetensors": build.folder / "denoiser" / "mini.safetensors",
-        "znet.safetensors": build.folder / "decoders" / "znet-0.safetensors",
-        "ldznet.safetensors": build.folder / "decoders" / "ldznet-0.safetensors",
+        **{f"{kind}.safetensors": build.folder / "decoders" / f"{kind}-long.safetensors" for kind in BUNDLED_KINDS},
     }
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:
@@ -150,7 +213,10 @@ def bundle(build: Build) -> None:
     if total > LIMIT:
         raise InputError(f"the weights take {total / 1e6:.1f} MB together, more than {LIMIT / 1e6:.0f} MB")
     BUNDLED.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sources.pop("mini.safetensors"), BUNDLED / "mini.safetensors")
     for name, source in sources.items():
-        shutil.copyfile(source, BUNDLED / name)
+        decoder = load_decoder(source)
+        info = replace(decoder.info, metrics=metrics_of(build, decoder.kind))
+        write_decoder(decoder, info, BUNDLED / name)
     shutil.copytree(build.folder / "denoiser" / "tokenizer", BUNDLED / "tokenizer", dirs_exist_ok=True)
     log.info("bundled %.1f MB", total / 1e6)

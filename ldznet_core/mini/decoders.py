@@ -103,9 +103,9 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def train_decoder(
-    kind: str, seed: int, model: LatentDiffusion, data: Phrases, folder: Path, plan: Plan, batch: int
-) -> Path:
-    """Train one decoder and write `folder`/<kind>-<seed>.safetensors."""
+    kind: str, seed: int, model: LatentDiffusion, data: Phrases, path: Path, plan: Plan, batch: int
+) -> None:
+    """Train one decoder and write it to `path`; its checkpoint lies beside, in a folder named alike."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     device, size = plan.device, data.images.shape[1]
@@ -141,11 +141,10 @@ def train_decoder(
         samples = trained["steps"] * batch
         training = {**trained, "seed": seed, "samples": samples, "data": "miniature world, train split"}
         info = DecoderInfo("mini", model.schedule.prediction, TIMESTEPS, size * size, ("{}", "a {}"), training)
-        write_decoder(decoder, info, folder / f"{kind}-{seed}.safetensors")
+        write_decoder(decoder, info, path)
+        log.info("wrote %s", path)
 
-    train(decoder, loss, plan, folder / f"{kind}-{seed}", report)
-    log.info("wrote %s", folder / f"{kind}-{seed}.safetensors")
-    return folder / f"{kind}-{seed}.safetensors"
+    train(decoder, loss, plan, path.with_suffix(""), report)
 
 
 def training_data(pack: Path, model: LatentDiffusion, scenes: int, device: str = "cpu") -> Phrases:

@@ -5,7 +5,7 @@ understanding a word ("mark all things") is measured beside.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..hosts.ldm import LDMHost
 from ..metrics import PhraseMetrics, Scores
-from ..networks.decoder import MaskDecoder
+from ..networks.decoder import KINDS, MaskDecoder
+from ..weights import load_decoder
 from .bank import Recipe, bank
 from .decoders import Phrases
 from .drawing import generated_scenes
@@ -103,12 +104,13 @@ def score(host: LDMHost, decoder: MaskDecoder, scenes: list[Scene], text: str = 
     return Result(metrics.compute(), float(np.mean(marked)))
 
 
-def mark_everything(scenes: list[Scene]) -> Scores:
+def mark_everything(scenes: list[Scene]) -> Result:
     """The baseline that ignores the words: all things are marked for every noun."""
     asked, metrics = questions(scenes), PhraseMetrics()
     everything = torch.from_numpy(np.stack([q.others for q in asked])).float()
     metrics.update(everything, torch.from_numpy(np.stack([q.mask for q in asked])))
-    return metrics.compute()
+    covered = float(np.mean([q.others.mean() for q in asked]))
+    return Result(metrics.compute(), covered)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,27 @@ class Row:
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+    def as_dict(self) -> dict:
+        """Every score as {"mean": ..., "std": ...} over seeds; absent scores are None."""
+        reads: dict[str, Callable[[Result], float]] = {
+            "miou": lambda r: r.scores.miou,
+            "iou_fg": lambda r: r.scores.iou_fg,
+            "ap": lambda r: r.scores.ap,
+            "iou_at_default": lambda r: r.scores.iou_at_default,
+            "false_area": lambda r: r.false_area,
+        }
+        scores = {name: dict(zip(("mean", "std"), self.spread(read), strict=True)) for name, read in reads.items()}
+        return {"set": self.dataset, "method": self.kind, "text": self.text, "seeds": len(self.results),
+                "samples": self.results[0].scores.samples, **scores}
+
+
+def by_kind(files: Iterable[Path], kinds: tuple[str, ...] = KINDS) -> dict[str, list[MaskDecoder]]:
+    """Decoder files grouped by kind, weakest input first; those of one kind are seeds of it."""
+    loaded = [load_decoder(file) for file in files]
+    groups = {kind: [d for d in loaded if d.kind == kind] for kind in reversed(KINDS) if kind in kinds}
+    return {kind: group for kind, group in groups.items() if group}
+
+
 def table(
     host: LDMHost, decoders: dict[str, list[MaskDecoder]], pack: Path, sets: tuple[str, ...], count: int,
     texts: tuple[str, ...] = ("phrase",),
@@ -134,7 +157,7 @@ def table(
     for name in sets:
         scenes = scenes_of(name, host, pack, count)
         log.info("%s: %d scenes, %d phrases", name, len(scenes), len(questions(scenes)))
-        yield Row(name, "mark everything", "", (Result(mark_everything(scenes), float("nan")),))
+        yield Row(name, "mark everything", "", (mark_everything(scenes),))
         for kind, trained in decoders.items():
             for text in texts if kind == "ldznet" else ("",):
                 yield Row(name, kind, text, tuple(score(host, d, scenes, text or "phrase") for d in trained))

@@ -1,0 +1,36 @@
+"""`ldznet mini build`: rebuild the bundled miniature, step by step, on any machine."""
+
+import argparse
+import logging
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    steps = ("all", "pack", "vae", "denoiser", "decoders", "bundle")
+    parser.add_argument("step", nargs="?", default="all", choices=steps, help="what to build (default: all, in order)")
+    parser.add_argument("--folder", type=Path, default=Path("mini-build"), help="where the build lives")
+    parser.add_argument("--size", type=int, choices=(128, 256), help="picture size (default: 256 on a GPU, else 128)")
+    parser.add_argument("--concepts", type=int, help="how many nouns to learn (default: 32 at 128 px, 100 at 256 px)")
+    parser.add_argument("--minutes", type=float, help="length of the step (of each decoder) in minutes of training")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="MINUTES",
+                        help="end this run after so many minutes; go on with --resume")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("--seeds", type=int, default=3, help="how many decoders of each kind (default 3)")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    import torch
+
+    from ..mini import build
+
+    logging.getLogger("ldznet_core").setLevel(logging.INFO)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = build.SETTINGS[args.size or (256 if device.startswith("cuda") else 128)]
+    if args.concepts:
+        settings = replace(settings, concepts=args.concepts)
+    this = build.Build(args.folder, settings, device, args.minutes, args.stop_after, args.resume, args.seeds)
+    for step in build.STEPS if args.step == "all" else (args.step,):
+        getattr(build, step)(this)

@@ -4,9 +4,14 @@
     masks = Segmenter(load_host("mini"), load_decoder("mini"))(image, ["cat", "red apple"])
 """
 
-from .errors import InputError
-from .hosts.ldm import load_host
-from .segmenter import Segmenter
-from .weights import load_decoder
+from importlib import import_module
 
-__all__ = ["InputError", "Segmenter", "load_decoder", "load_host"]
+_HOMES = {"InputError": "errors", "Segmenter": "segmenter", "load_decoder": "weights", "load_host": "hosts.ldm"}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    """The public names, found when first used: importing torch takes longer than printing a help text."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -11,6 +11,7 @@ from PIL import Image
 from ldznet_core.errors import InputError
 from ldznet_core.mini import pack as packing
 from ldznet_core.mini.pack import FORMAT, dominant_colour, noun_of
+from ldznet_core.mini.words import caption, clash, article, plural, vocabulary_words
 from ldznet_core.mini.world import (
     COLOUR_RGB,
     Background,
@@ -18,16 +19,11 @@ from ldznet_core.mini.world import (
     Scene,
     Sprite,
     Thing,
-    _caption,
     _choose,
-    _clash,
-    article,
     compose,
     load_pack,
     nouns,
-    plural,
     visible_masks,
-    vocabulary_words,
 )
 
 
@@ -162,7 +158,7 @@ class Fixed:
     ],
 )
 def test_caption_grammar(value, sprites, background, expected):
-    assert _caption(Fixed(value), sprites, background) == expected
+    assert caption(Fixed(value), sprites, background) == expected
 
 
 def test_articles_and_plurals():
@@ -207,7 +203,7 @@ def test_ambiguous_phrases_are_left_out():
 
 
 def test_clashing_nouns_never_share_a_scene():
-    assert _clash("tree", "palm tree") and _clash("owl", "bird") and not _clash("apple", "pineapple")
+    assert clash("tree", "palm tree") and clash("owl", "bird") and not clash("apple", "pineapple")
     by_noun = {n: [square(n)] for n in ("tree", "palm tree", "christmas tree")}
     rng = np.random.default_rng(0)
     assert all(len(_choose(rng, by_noun, 3)) == 1 for _ in range(20))

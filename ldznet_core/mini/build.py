@@ -28,7 +28,8 @@ from .drawing import draw
 from .loop import Plan
 from .sheets import sheet
 from .vae import to_network, train_vae
-from .world import COLOUR_RGB, article
+from .words import article
+from .world import COLOUR_RGB
 
 log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")

@@ -107,7 +107,7 @@ def train_decoder(
 ) -> None:
     """Train one decoder and write it to `path`; its checkpoint lies beside, in a folder named alike."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, plan.resume))  # a resumed run goes on to other samples
     device, size = plan.device, data.images.shape[1]
     nouns = tuple(model.about["nouns"])
     decoder = MaskDecoder(DecoderConfig(kind, model.unet.config, grid=size // 8, head_channels=HEAD_CHANNELS))

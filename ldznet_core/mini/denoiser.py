@@ -21,7 +21,8 @@ from .bank import Recipe, bank
 from .loop import Plan, compile_on_gpu, half_precision, read_pieces, train
 from .vae import CONFIG as VAE_CONFIG
 from .vae import to_network
-from .world import load_pack, nouns, vocabulary_words
+from .words import vocabulary_words
+from .world import load_pack, nouns
 
 log = logging.getLogger(__name__)
 NUM_HEADS = 4

@@ -13,7 +13,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..hosts.ldm import GUIDANCE, STEPS, LDMHost
-from .world import Background, Scene, Sprite, article, compose
+from .words import article
+from .world import Background, Scene, Sprite, compose
 
 REDRAW_FROM = 200  # timestep: fine texture becomes the miniature's, shapes stay where they are
 GROUNDS = ("white", "blue", "green", "pink", "yellow", "purple")

@@ -12,7 +12,7 @@ from .images import to_tensor, working_size
 from .networks.decoder import MaskDecoder
 
 FEATURE_TEXTS = ("phrase", "caption", "empty")
-CONTRAST = 8  # how many phrases go through the decoder at once
+PHRASES_AT_ONCE = 8  # bounds the memory of one pass
 
 
 def check_phrases(phrases: Sequence[str]) -> list[str]:
@@ -29,22 +29,21 @@ def check_phrases(phrases: Sequence[str]) -> list[str]:
 
 def check_fit(host, decoder: MaskDecoder) -> None:
     """Raises InputError, naming both, where the decoder was made for another kind of model than the host's."""
-    ours, theirs = decoder.decoder_config.unet, host.unet_config
-    for what in ("context_dim", "in_channels", "model_channels", "channel_mult"):
-        if what != "in_channels" and decoder.kind != "ldznet" and what != "context_dim":
-            continue  # ZNet and RGBNet never see the host's UNet
-        a, b = getattr(ours, what), getattr(theirs, what)
-        if a != b:
-            raise InputError(
-                f"this {decoder.kind} decoder was trained for {what.replace('_', ' ')} {a}, "
-                f"but the model {host.name} has {b}: choose a decoder made for it"
-            )
+    def signature(unet, prediction: str) -> dict:
+        shared = {"context width": unet.context_dim}
+        if not decoder.taps:
+            return shared  # the text encoder is all that ZNet and RGBNet share with the host
+        sizes = {"channels": unet.model_channels, "channel multipliers": unet.channel_mult}
+        return {**shared, **sizes, "prediction": prediction}
+
     info = getattr(decoder, "info", None)
-    if decoder.kind == "ldznet" and info and info.prediction != host.prediction:
-        raise InputError(
-            f"this decoder was trained on a {info.prediction}-prediction model, {host.name} predicts "
-            f"{host.prediction}: choose a decoder made for it"
-        )
+    ours = signature(decoder.decoder_config.unet, info.prediction if info else host.prediction)
+    for what, theirs in signature(host.unet_config, host.prediction).items():
+        if ours[what] != theirs:
+            raise InputError(
+                f"this {decoder.kind} decoder was trained for a model of {what} {ours[what]}, "
+                f"but that of {host.name} is {theirs}: choose a decoder made for it"
+            )
 
 
 class Segmenter:
@@ -113,8 +112,8 @@ class Segmenter:
                 tuple(m[row : row + 1] for m in features.maps), features.taps, features.timestep, features.text
             )
             parts = [
-                self.one(given, context[i : i + CONTRAST], shared, timestep, seed)
-                for i in range(0, len(phrases), CONTRAST)
+                self.one(given, context[i : i + PHRASES_AT_ONCE], shared, timestep, seed)
+                for i in range(0, len(phrases), PHRASES_AT_ONCE)
             ]
             rows.append(torch.cat(parts))
         return torch.stack(rows).float().cpu()

@@ -15,42 +15,10 @@ import ldznet_core.commands.info
 import ldznet_core.commands.segment
 import ldznet_core.hosts.ldm
 import ldznet_core.weights
-from ldznet_core import cli, ldm, tokenizer
-from ldznet_core.networks.autoencoder import Autoencoder, AutoencoderConfig
+from ldznet_core import cli, load_decoder
 from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
-from ldznet_core.networks.text import ClipText, TextConfig
-from ldznet_core.networks.unet import UNet, UNetConfig
-from ldznet_core.schedule import Schedule
-from ldznet_core.weights import DecoderInfo, write_decoder
-
-UNET = UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), num_heads=2, context_dim=32)
-INFO = DecoderInfo(family="test", prediction="eps", pixels=64 * 64, templates=("a photo of a {}.",))
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """A folder like that of the bundled weights, with a random model and random decoders in it."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    words = tokenizer.learn("cat red apple".split())
-    words.save(folder / "tokenizer")
-    model = ldm.LatentDiffusion(
-        vae=Autoencoder(AutoencoderConfig(channels=32, channel_mult=(1, 1, 1, 1), num_res_blocks=1)),
-        text=ClipText(TextConfig(vocabulary=len(words.vocabulary), width=32, layers=1, heads=2)),
-        unet=UNet(UNET),
-        tokenizer=words,
-        schedule=Schedule.stable_diffusion(),
-        about={"name": "test", "num_heads": 2, "text_heads": 2, "size": 64},
-    )
-    ldm.write(model, folder / "mini.safetensors")
-    for kind in ("ldznet", "znet", "rgbnet"):
-        decoder = MaskDecoder(DecoderConfig(kind, UNET, grid=8))
-        with torch.no_grad():  # masks that go from almost 0 to almost 1
-            decoder.out[2].weight *= 3
-            decoder.final[-1].weight *= 3
-            decoder.final[-1].bias -= 1
-        write_decoder(decoder, INFO, folder / f"{kind}.safetensors")
-    return folder
+from ldznet_core.networks.unet import UNetConfig
+from ldznet_core.weights import write_decoder
 
 
 def bundle(monkeypatch, folder):
@@ -270,7 +238,7 @@ def test_bad_sizes(here, capsys, size):
 
 def test_decoders_of_another_kind_or_model(here, made, capsys):
     decoder = MaskDecoder(DecoderConfig("ldznet", UNetConfig(model_channels=32, context_dim=64, num_heads=2), grid=8))
-    write_decoder(decoder, INFO, here / "other.safetensors")
+    write_decoder(decoder, load_decoder(made / "ldznet.safetensors").info, here / "other.safetensors")
     segment = ("segment", "a.png", "--text", "cat", "--decoder")
     assert "64" in refused(capsys, here, *segment, "other.safetensors")
     assert "znet" in refused(capsys, here, *segment, made / "znet.safetensors", "--method", "ldznet")

@@ -11,7 +11,7 @@ from PIL import Image
 from ldznet_core.errors import InputError
 from ldznet_core.mini import pack as packing
 from ldznet_core.mini.pack import FORMAT, dominant_colour, noun_of
-from ldznet_core.mini.words import caption, clash, article, plural, vocabulary_words
+from ldznet_core.mini.words import article, caption, clash, plural, vocabulary_words
 from ldznet_core.mini.world import (
     COLOUR_RGB,
     Background,

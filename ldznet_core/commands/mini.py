@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    steps = ("all", "pack", "vae", "denoiser", "decoders", "bundle")
+    steps = ("all", "pack", "vae", "denoiser", "recognise", "decoders", "evaluate", "bundle")
     parser.add_argument("step", nargs="?", default="all", choices=steps, help="what to build (default: all, in order)")
     parser.add_argument("--folder", type=Path, default=Path("mini-build"), help="where the build lives")
     parser.add_argument("--size", type=int, choices=(128, 256), help="picture size (default: 256 on a GPU, else 128)")

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from .decoders import train_decoder, training_data
 from .denoiser import train_denoiser, trained_vae
 from .drawing import draw
 from .loop import Plan
+from .recognise import recognise as name_all
+from .recognise import single_things, train_classifier
 from .sheets import sheet
 from .vae import to_network, train_vae
 from .words import article
@@ -33,8 +35,10 @@ from .world import COLOUR_RGB
 
 log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
-STEPS = ("pack", "vae", "denoiser", "decoders", "evaluate", "bundle")
+STEPS = ("pack", "vae", "denoiser", "recognise", "decoders", "evaluate", "bundle")
 EVALUATION_SCENES = 240
+CLASSIFIER_EPOCHS = 4
+DRAWINGS_EACH = 4
 LIMIT = 64_000_000  # bytes of all bundled weights together
 
 
@@ -99,7 +103,7 @@ def pack(build: Build) -> None:
 def vae(build: Build) -> None:
     s, folder = build.settings, build.folder / "vae"
     recipe = Recipe(s.size, s.concepts)
-    train_vae(build.pack, folder, build.plan(1.5e-3, s.vae_minutes, 0.995), recipe, 5000, s.vae_batch)
+    train_vae(build.pack, folder, build.plan(1.5e-3, s.vae_minutes, 0.995), recipe, s.scenes // 2, s.vae_batch)
     images = np.stack([scene.image for scene in bank(build.pack, recipe, 16, seed=5)])
     network = trained_vae(folder, "cpu")
     with torch.inference_mode():
@@ -117,18 +121,31 @@ def denoiser(build: Build) -> None:
     sample_sheet(load_host(folder / "mini.safetensors"), build.folder / "samples.png")
 
 
-def sample_captions(host: LDMHost) -> list[str]:
-    """One caption for each of the first 32 nouns, grounds in turn: fixed, so that nothing is picked."""
+def drawing_captions(nouns: list[str]) -> list[str]:
+    """One caption a noun, grounds in turn: fixed, so that nothing is picked."""
     grounds = list(COLOUR_RGB)
-    return [
-        f"{article(noun)} on {article(grounds[i % len(grounds)])} background"
-        for i, noun in enumerate(host.model.about["nouns"][:32])
-    ]
+    return [f"{article(n)} on {article(grounds[i % len(grounds)])} background" for i, n in enumerate(nouns)]
 
 
 def sample_sheet(host: LDMHost, path: Path) -> None:
-    captions = sample_captions(host)
+    captions = drawing_captions(host.model.about["nouns"])[:32]
     sheet(list(draw(host, captions, host.model.about["size"], seed=0)), captions, path)
+
+
+def recognise(build: Build) -> None:
+    """`recognition.json`: how often a classifier names unseen sprites, and what the miniature was asked to draw."""
+    host = load_host(build.folder / "denoiser" / "mini.safetensors")
+    nouns, size = host.model.about["nouns"], host.model.about["size"]
+    network = train_classifier(build.pack, nouns, size, build.settings.scenes // 2, CLASSIFIER_EPOCHS)
+    captions = [caption for caption in drawing_captions(nouns) for _ in range(DRAWINGS_EACH)]
+    labels = torch.arange(len(nouns)).repeat_interleave(DRAWINGS_EACH)
+    unseen = single_things(build.pack, nouns, ("val", "test"), 500, size, seed=32)
+    found = {
+        "unseen sprites": asdict(name_all(network, *unseen)),
+        "drawings": asdict(name_all(network, draw(host, captions, size, seed=500), labels)),
+    }
+    (build.folder / "recognition.json").write_text(json.dumps(found, indent=1))
+    log.info("recognised: %s", found)
 
 
 @dataclass(frozen=True)

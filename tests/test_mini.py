@@ -15,7 +15,7 @@ from ldznet_core import InputError, load_decoder, load_host
 from ldznet_core.mini import build, evaluation
 from ldznet_core.mini.denoiser import weight
 from ldznet_core.mini.drawing import cut_out
-from ldznet_core.mini.loop import PIECE_BYTES, Plan, read_pieces, train, write_pieces
+from ldznet_core.mini.loop import PIECE_BYTES, Paused, Plan, read_pieces, train, write_pieces
 from ldznet_core.mini.pack import FORMAT
 from ldznet_core.mini.recognise import recognise
 from ldznet_core.mini.world import Scene, Sprite, Thing
@@ -57,6 +57,13 @@ def test_training_minimises_and_resumes(tmp_path):
     assert read_pieces(tmp_path)[1]["steps"] == 60
     fresh.load_state_dict(averaged)
     assert line(fresh)(1).item() < 0.1
+
+
+def test_a_run_that_must_stop_early_says_so_and_is_saved(tmp_path):
+    network = nn.Linear(1, 1)
+    with pytest.raises(Paused, match="paused at .* %, go on with --resume"):
+        train(network, line(network), Plan(0.1, steps=10**9, stop_after=0.002), tmp_path)
+    assert read_pieces(tmp_path)[1]["steps"] > 0
 
 
 def test_an_interrupted_run_is_saved(tmp_path):

@@ -2,12 +2,16 @@
 
 import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+
+from ..mini import STEPS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    steps = ("all", "pack", "vae", "denoiser", "recognise", "decoders", "evaluate", "bundle")
-    parser.add_argument("step", nargs="?", default="all", choices=steps, help="what to build (default: all, in order)")
+    parser.add_argument(
+        "step", nargs="?", default="all", choices=("all", *STEPS), help="what to build (default: all, in this order)"
+    )
     parser.add_argument("--folder", type=Path, default=Path("mini-build"), help="where the build lives")
     parser.add_argument("--size", type=int, choices=(128, 256), help="picture size (default: 256 on a GPU, else 128)")
     parser.add_argument("--concepts", type=int, help="how many nouns to learn (default: 32 at 128 px, 100 at 256 px)")
@@ -19,12 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda where there is one)")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> Iterator[str]:
     from dataclasses import replace
 
     import torch
 
     from ..mini import build
+    from ..mini.loop import Paused
 
     logging.getLogger("ldznet_core").setLevel(logging.INFO)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,5 +37,10 @@ def run(args: argparse.Namespace) -> None:
     if args.concepts:
         settings = replace(settings, concepts=args.concepts)
     this = build.Build(args.folder, settings, device, args.minutes, args.stop_after, args.resume, args.seeds)
-    for step in build.STEPS if args.step == "all" else (args.step,):
-        getattr(build, step)(this)
+    for step in STEPS if args.step == "all" else (args.step,):
+        try:
+            getattr(build, step)(this)
+        except Paused as pause:
+            yield str(pause)
+            return
+        yield f"{step}: done"

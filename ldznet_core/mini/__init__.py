@@ -1,1 +1,4 @@
-"""A miniature world of emoji scenes with exact masks, for training and tests on small machines."""
+"""The bundled miniature: a real, small latent diffusion model, its world of data, and its build."""
+
+STEPS = ("pack", "vae", "denoiser", "recognise", "decoders", "evaluate", "bundle")
+"""The build's steps, in order; each is a function of `build.py`."""

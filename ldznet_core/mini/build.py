@@ -35,7 +35,6 @@ from .world import COLOUR_RGB
 
 log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
-STEPS = ("pack", "vae", "denoiser", "recognise", "decoders", "evaluate", "bundle")
 EVALUATION_SCENES = 240
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4

@@ -63,8 +63,8 @@ class Sample:
 def draw(data: Phrases, nouns: tuple[str, ...], rng: np.random.Generator) -> Sample:
     """A scene and one phrase for it: present (each phrase of the scene alike) or, at times, absent."""
     i = int(rng.integers(len(data.masks)))
-    if rng.random() < ABSENT:
-        missing = [n for n in nouns if n not in data.present[i]]
+    missing = [n for n in nouns if n not in data.present[i]]
+    if missing and rng.random() < ABSENT:
         size = data.images.shape[1]
         return Sample(i, missing[rng.integers(len(missing))], np.zeros((size, size), bool))
     phrase, packed = data.masks[i][rng.integers(len(data.masks[i]))]

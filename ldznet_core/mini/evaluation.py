@@ -5,6 +5,7 @@ understanding a word ("mark all things") is measured beside.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +100,10 @@ def score(host: LDMHost, decoder: MaskDecoder, scenes: list[Scene], text: str = 
         done += len(probs)
     nouns = host.model.about["nouns"]
     rng = np.random.default_rng(SEED)
-    absent = [(i, str(rng.choice([n for n in nouns if n not in data.present[i]]))) for i in range(len(scenes))]
-    marked = [float((p > 0.5).float().mean()) for p in predictions(host, decoder, data, absent, text)]
-    return Result(metrics.compute(), float(np.mean(marked)))
+    missing = ([n for n in nouns if n not in data.present[i]] for i in range(len(scenes)))
+    absent = [(i, str(rng.choice(names))) for i, names in enumerate(missing) if names]
+    marked = [(probs > 0.5).float().mean((1, 2)) for probs in predictions(host, decoder, data, absent, text)]
+    return Result(metrics.compute(), float(torch.cat(marked).mean()) if marked else math.nan)
 
 
 def mark_everything(scenes: list[Scene]) -> Result:

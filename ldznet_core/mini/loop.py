@@ -24,6 +24,10 @@ PIECE_BYTES = 15 * 2**20
 SAVE_EVERY = 120  # seconds
 
 
+class Paused(Exception):
+    """Training ended early because `stop_after` was reached; its checkpoint is whole."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long a step trains in all (`minutes`, or `steps` where runs are to be compared), when this run ends
@@ -117,7 +121,8 @@ def train(
 ) -> dict[str, Tensor]:
     """Minimise `loss(progress)` (progress 0..1 of the plan's minutes) and return the averaged weights.
 
-    The folder holds the state; an interrupted run (Ctrl-C included) saves before it ends.
+    The folder holds the state; an interrupted run (Ctrl-C included) saves before it ends. Raises Paused where
+    `plan.stop_after` ended it before the plan was done.
     """
     keep_heap()
     average = Average(network)
@@ -129,7 +134,6 @@ def train(
             value.copy_(tensors[f"a.{name}"])
         spent, step = about["seconds"], about["steps"]
     budget = plan.minutes * 60
-    progress = 0.0
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True
     )
@@ -143,10 +147,7 @@ def train(
         write_pieces(folder, state, about)
 
     try:
-        while spent - before < plan.stop_after * 60:
-            progress = max(spent / budget, step / plan.steps)
-            if progress >= 1:
-                break
+        while (progress := max(spent / budget, step / plan.steps)) < 1 and spent - before < plan.stop_after * 60:
             rate = plan.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
             optimizer.param_groups[0]["lr"] = rate * min(1, (step - first + 1) / plan.warm_up)
             value = loss(progress)
@@ -168,6 +169,8 @@ def train(
                 saved = time.monotonic()
     finally:
         save()
+    if progress < 1:
+        raise Paused(f"{folder.name}: paused at {100 * progress:.0f} %, go on with --resume")
     averaged = {**network.state_dict(), **average.values}
     if report:
         report(averaged, {"steps": step, "minutes": round(spent / 60, 1), "loss": recent})

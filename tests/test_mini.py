@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from ldznet_core import InputError, load_decoder, load_host
+from ldznet_core import InputError, cli, load_decoder, load_host
 from ldznet_core.mini import build, evaluation
 from ldznet_core.mini.denoiser import weight
 from ldznet_core.mini.drawing import cut_out
@@ -175,7 +175,7 @@ def write_pack(path) -> None:
         archive.writestr("index.json", json.dumps(index))
 
 
-def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch):
+def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     write_pack(tmp_path / "world.zip")
     settings = build.Settings(64, 2, 1, 1, 1, 2, 8, 1, 2, 2, 1e-3, 1e-3)
     short = build.Build(tmp_path, settings, minutes=0.01, seeds=1)
@@ -194,6 +194,21 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch):
     assert decoder.info.metrics[evaluation.SEEN].keys() == {"miou", "iou_fg", "ap"}
     assert decoder.info.training["steps"] == 2
     assert {p.name for p in tmp_path.glob("*.png")} == {"vae.png", "samples.png"}
+
+    decoders = [str(p) for p in sorted((tmp_path / "decoders").glob("*-0.safetensors"))]
+    asked = ["--pack", str(tmp_path / "world.zip"), "--model", str(tmp_path / "bundled" / "mini.safetensors")]
+    asked += ["--decoders", *decoders, "--sets", evaluation.SEEN, "--scenes", "2", "--conditions"]
+    assert cli.main(["evaluate", *asked, "--markdown"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    methods = [(row[1].strip(), row[2].strip()) for row in rows[2:]]
+    assert methods == [
+        ("mark everything", "-"), ("rgbnet", "-"), ("znet", "-"),
+        ("ldznet", "phrase"), ("ldznet", "caption"), ("ldznet", "empty"),
+    ]
+    assert {len(row) for row in rows} == {9}
+    assert cli.main(["evaluate", *asked, "--method", "znet"]) == 0
+    baseline, znet = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert baseline["method"] == "mark everything" and 0 <= znet["miou"]["mean"] <= 1 and znet["samples"] == 4
 
     with pytest.raises(InputError, match="is missing, run the steps before"):
         build.bundle(replace(short, folder=tmp_path / "elsewhere"))

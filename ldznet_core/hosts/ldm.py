@@ -100,6 +100,16 @@ class LDMHost:
         maps = self.model.unet.extract(z_t, timesteps, context, taps)
         return Features(tuple(maps), tuple(taps), timestep, text)
 
+    def guided(
+        self, z_t: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str] = ()
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The prediction for `z_t` [B, 4, h, w] with classifier-free guidance, and the tapped maps of the captions'
+        half. `context` [2B, 77, D] holds B contexts of the empty text, then B of captions."""
+        out = self.model.unet(torch.cat([z_t, z_t]), timesteps.repeat(2), context, taps)
+        out, maps = out if taps else (out, ())
+        empty, said = out.chunk(2)
+        return empty + GUIDANCE * (said - empty), tuple(m.chunk(2)[1].clone() for m in maps)
+
     @torch.inference_mode()
     def sample(
         self,
@@ -128,14 +138,11 @@ class LDMHost:
         def predict(z_t: Tensor, timesteps: Tensor) -> Tensor:
             if keep is not None:  # in place: the sampler must go on from what was put back
                 z_t.copy_(torch.where(keep[1] > 0.5, z_t, schedule.add_noise(keep[0], noise, timesteps)))
-            both = torch.cat([z_t, z_t]), timesteps.repeat(2), context
-            if taps and int(timesteps[0]) == nearest:
-                out, maps = self.model.unet(*both, taps=taps)
-                captured.append(Features(tuple(m[1:].clone() for m in maps), tuple(taps), nearest, "caption"))
-            else:
-                out = self.model.unet(*both)
-            empty, said = out.chunk(2)
-            return empty + GUIDANCE * (said - empty)
+            wanted = tuple(taps) if int(timesteps[0]) == nearest else ()
+            prediction, maps = self.guided(z_t, timesteps, context, wanted)
+            if maps:
+                captured.append(Features(maps, wanted, nearest, "caption"))
+            return prediction
 
         z = noise
         for done, (_, latent) in enumerate(schedule.ddim(predict, noise.clone(), steps), start=1):

@@ -35,7 +35,7 @@ from .world import COLOUR_RGB
 
 log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
-EVALUATION_SCENES = 240
+EVALUATION_SCENES = 200
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4
 LIMIT = 64_000_000  # bytes of all bundled weights together
@@ -202,8 +202,10 @@ def evaluate(build: Build) -> None:
     """Score all decoders on all sets: `evaluation.json`, the rows that `ldznet evaluate` prints."""
     host = load_host(build.folder / "denoiser" / "mini.safetensors")
     files = sorted((build.folder / "decoders").glob("*-[0-9].safetensors"))
-    rows = evaluation.table(host, evaluation.by_kind(files), build.pack, evaluation.SETS, EVALUATION_SCENES)
-    (build.folder / "evaluation.json").write_text(json.dumps([row.as_dict() for row in rows], indent=1))
+    rows = []
+    for row in evaluation.table(host, evaluation.by_kind(files), build.pack, evaluation.SETS, EVALUATION_SCENES):
+        rows.append(row.as_dict())
+        (build.folder / "evaluation.json").write_text(json.dumps(rows, indent=1))
 
 
 def metrics_of(build: Build, kind: str) -> dict:

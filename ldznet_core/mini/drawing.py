@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ..hosts.ldm import GUIDANCE, STEPS, LDMHost
+from ..hosts.ldm import STEPS, LDMHost
 from .words import article
 from .world import Background, Scene, Sprite, compose
 
@@ -27,11 +27,7 @@ def denoise(host: LDMHost, z_t: Tensor, captions: list[str], steps: list[int]) -
     said, empty = host.embed(captions), host.embed([""] * len(captions))
     context = torch.cat([empty, said])
 
-    def predict(z: Tensor, timesteps: Tensor) -> Tensor:
-        plain, told = host.model.unet(torch.cat([z, z]), timesteps.repeat(2), context).chunk(2)
-        return plain + GUIDANCE * (told - plain)
-
-    *_, (_, z) = host.model.schedule.ddim(predict, z_t, steps)
+    *_, (_, z) = host.model.schedule.ddim(lambda z, t: host.guided(z, t, context)[0], z_t, steps)
     return z
 
 

@@ -4,6 +4,12 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+COLUMNS = ("miou", "iou_fg", "ap", "iou_at_default", "false_area")
+HEAD = (
+    "| set | method | features under | mIoU | IoU_FG | AP | IoU at 0.5 | absent: area | seeds |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", type=Path, required=True, help="the world's art, from 'ldznet mini build pack'")
@@ -38,16 +44,15 @@ def run(args: argparse.Namespace) -> Iterator[dict | str]:
     texts = ("phrase", "caption", "empty") if args.conditions else ("phrase",)
     rows = evaluation.table(load_host(args.model), decoders, args.pack, sets, args.scenes, texts)
     if args.markdown:
-        yield "| set | method | features under | mIoU | IoU_FG | AP | IoU at 0.5 | absent: area | seeds |"
-        yield "|---|---|---|---|---|---|---|---|---|"
+        yield from HEAD
     for row in rows:
-        scores = row.as_dict()
-        if not args.markdown:
-            yield scores
-            continue
-        names = ("miou", "iou_fg", "ap", "iou_at_default", "false_area")
-        cells = [row.dataset, row.kind, row.text or "-", *(percent(scores[n]) for n in names), str(len(row.results))]
-        yield "| " + " | ".join(cells) + " |"
+        yield markdown(row.as_dict()) if args.markdown else row.as_dict()
+
+
+def markdown(row: dict) -> str:
+    """A row of the table in percent, mean and standard deviation over training seeds."""
+    scores = (percent(row[name]) for name in COLUMNS)
+    return "| " + " | ".join([row["set"], row["method"], row["text"] or "-", *scores, str(row["seeds"])]) + " |"
 
 
 def percent(score: dict[str, float]) -> str:

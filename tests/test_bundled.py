@@ -1,0 +1,56 @@
+"""What is bundled works as it comes: small enough, says what it is, and finds the things in README's picture."""
+
+from pathlib import Path
+
+import pytest
+
+from ldznet_core import InputError, Segmenter, load_decoder, load_host
+from ldznet_core.images import read_image, to_tensor
+from ldznet_core.weights import BUNDLED
+
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "park.png"
+PLACES = {"panda": (18, 112, 136, 222), "pumpkin": (134, 22, 240, 126), "ladybug": (152, 138, 240, 228)}
+
+
+@pytest.fixture(scope="module")
+def host():
+    return load_host("mini")
+
+
+def test_the_weights_take_at_most_64_megabytes():
+    assert sum(p.stat().st_size for p in BUNDLED.rglob("*") if p.is_file()) <= 64_000_000
+
+
+def test_the_model_says_how_it_was_trained(host):
+    about = host.model.about
+    assert about["size"] == 128 and len(about["nouns"]) == 32 and about["prediction"] == "v"
+    assert about["trained"]["device"] == "cpu" and about["trained"]["samples"] > 0
+
+
+def test_latents_have_zero_mean_and_unit_variance_within_reason(host):
+    z = host.encode(to_tensor(read_image(PICTURE)))
+    assert z.shape == (1, 4, 32, 32)
+    assert z.mean().abs() < 0.7 and 0.4 < z.std() < 1.6
+
+
+@pytest.mark.parametrize("kind", ["ldznet", "znet"])
+def test_each_thing_is_found_where_it_is(host, kind):
+    decoder = load_decoder("mini", kind=kind)
+    masks = Segmenter(host, decoder)(read_image(PICTURE), list(PLACES))[0]  # [3, 256, 256]
+    for mask, (left, top, right, bottom) in zip(masks, PLACES.values(), strict=True):
+        inside = mask[top:bottom, left:right] > 0.5
+        assert inside.float().mean() > 0.4  # the rest of the box is grass, or unsure
+        assert inside.sum() > 0.8 * (mask > 0.5).sum()
+
+
+def test_one_set_of_features_serves_all_phrases(host):
+    decoder = load_decoder("mini")
+    phrase = Segmenter(host, decoder)(read_image(PICTURE), list(PLACES))
+    empty = Segmenter(host, decoder, text="empty")(read_image(PICTURE), list(PLACES))
+    both = ((phrase > 0.5) & (empty > 0.5)).sum() / ((phrase > 0.5) | (empty > 0.5)).sum()
+    assert both > 0.7
+
+
+def test_the_baseline_is_not_bundled_and_the_error_says_how_to_get_it():
+    with pytest.raises(InputError, match="no rgbnet is bundled.*ldznet mini build"):
+        load_decoder("mini", kind="rgbnet")

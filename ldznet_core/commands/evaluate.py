@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", action="append", choices=("rgbnet", "znet", "ldznet"),
                         help="evaluate this kind only (may be repeated)")
     parser.add_argument("--sets", nargs="+", metavar="NAME", help="evaluate on these sets only")
-    parser.add_argument("--scenes", type=int, default=200, help="scenes of two or three things in each set")
+    parser.add_argument("--scenes", type=int, default=150, help="scenes of two or three things in each set")
     parser.add_argument("--conditions", action="store_true",
                         help="LD-ZNet with features under the phrase, the caption and no text, side by side")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")

@@ -35,7 +35,7 @@ from .world import COLOUR_RGB
 
 log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
-EVALUATION_SCENES = 200
+EVALUATION_SCENES = 150
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4
 LIMIT = 64_000_000  # bytes of all bundled weights together

@@ -31,7 +31,7 @@ OOD_STYLES = ("fluent-emoji-flat", "fluent-3d", "openmoji", "fluent-emoji-high-c
 SEEN, UNSEEN, GENERATED = "seen styles, new scenes", "seen styles, unseen sprites", "drawn by the miniature"
 SETS = (SEEN, UNSEEN, GENERATED, *OOD_STYLES)
 SEED = 9000
-ABSENT_SCENES = 80  # scenes that are also asked for something that is not there
+ABSENT_SCENES = 40  # scenes that are also asked for something that is not there
 
 
 def scenes_of(name: str, host: LDMHost, pack: Path, count: int) -> list[Scene]:

@@ -199,18 +199,19 @@ def train_jobs(build: Build, jobs: list[Job]) -> None:
 
 
 def evaluate(build: Build) -> None:
-    """Score all decoders on all sets: `evaluation.json`, the rows that `ldznet evaluate` prints."""
+    """Score decoders on all sets, in the rows that `ldznet evaluate` prints: those of the comparison in
+    `evaluation.json`, those to be bundled in `bundled.json`."""
     host = load_host(build.folder / "denoiser" / "mini.safetensors")
-    files = sorted((build.folder / "decoders").glob("*-[0-9].safetensors"))
-    rows = []
-    for row in evaluation.table(host, evaluation.by_kind(files), build.pack, evaluation.SETS, EVALUATION_SCENES):
-        rows.append(row.as_dict())
-        (build.folder / "evaluation.json").write_text(json.dumps(rows, indent=1))
+    for name, pattern in (("evaluation.json", "*-[0-9].safetensors"), ("bundled.json", "*-long.safetensors")):
+        decoders, rows = evaluation.by_kind(sorted((build.folder / "decoders").glob(pattern))), []
+        for row in evaluation.table(host, decoders, build.pack, evaluation.SETS, EVALUATION_SCENES):
+            rows.append(row.as_dict())
+            (build.folder / name).write_text(json.dumps(rows, indent=1))
 
 
 def metrics_of(build: Build, kind: str) -> dict:
-    """Mean scores over seeds by evaluation set, for the decoder file; nothing before the step `evaluate`."""
-    path = build.folder / "evaluation.json"
+    """Scores of a bundled decoder by evaluation set, for its file; nothing before the step `evaluate`."""
+    path = build.folder / "bundled.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
     return {
         row["set"]: {name: round(row[name]["mean"], 4) for name in ("miou", "iou_fg", "ap")}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from ldznet_core import InputError, Segmenter, load_decoder, load_host
 from ldznet_core.images import read_image, to_tensor
@@ -54,3 +55,25 @@ def test_one_set_of_features_serves_all_phrases(host):
 def test_the_baseline_is_not_bundled_and_the_error_says_how_to_get_it():
     with pytest.raises(InputError, match="no rgbnet is bundled.*ldznet mini build"):
         load_decoder("mini", kind="rgbnet")
+
+
+def test_transformers_own_class_holds_the_text_encoder(host):
+    transformers = pytest.importorskip("transformers")
+    text, config = host.model.text, host.model.text.config
+    theirs = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            eos_token_id=host.model.tokenizer.end,
+        )
+    ).eval()
+    names = theirs.state_dict().keys()
+    own = {k if k in names else k.removeprefix("text_model."): v for k, v in text.state_dict().items()}
+    missing, unexpected = theirs.load_state_dict(own, strict=False)
+    assert not unexpected and all("position_ids" in name for name in missing)
+    tokens = torch.tensor([host.model.tokenizer.encode("a red apple on grass")])
+    with torch.inference_mode():
+        assert torch.allclose(theirs(tokens).last_hidden_state, text(tokens), atol=1e-4)

@@ -143,7 +143,7 @@ def test_one_question_a_noun_with_all_its_things():
 
 def test_marking_everything_scores_what_the_others_leave():
     scene = Scene(np.zeros((4, 4, 3), np.uint8), "", (thing("cat", 0, 1), thing("bus", 1, 4)), "")
-    baseline = evaluation.mark_everything([scene])
+    baseline = evaluation.mark_everything(evaluation.questions([scene]))
     assert baseline.scores.miou == pytest.approx((4 / 17 + 12 / 17) / 2)  # the protocol's +1 in each denominator
     assert baseline.false_area == 1
 

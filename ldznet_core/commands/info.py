@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def describe_model(file: Path, shapes: dict[str, dict[str, tuple]]) -> dict:
         unet = unet_config(shapes["unet"], about)
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file} is no Stable Diffusion checkpoint that is supported: {error}") from None
-    parameters = {part: sum(map(count, given.values())) for part, given in shapes.items()}
+    parameters = {part: sum(map(math.prod, given.values())) for part, given in shapes.items()}
     return {
         "kind": "model",
         "family": about.get("family", "unnamed"),
@@ -69,13 +70,6 @@ def describe_model(file: Path, shapes: dict[str, dict[str, tuple]]) -> dict:
         "context width": unet.context_dim,
         "about": about,
     }
-
-
-def count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def describe_decoder(file: Path) -> dict:

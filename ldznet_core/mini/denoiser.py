@@ -68,7 +68,8 @@ def train_denoiser(
 ) -> None:
     torch.manual_seed(seed)
     device = plan.device
-    tokenizer = learn(vocabulary_words(nouns(load_pack(pack), recipe.concepts)))
+    vocabulary = nouns(load_pack(pack), recipe.concepts)
+    tokenizer = learn(vocabulary_words(vocabulary))
     tokenizer.save(folder / "tokenizer")
     vae = trained_vae(vae_folder, device)
     latents, captions = [], []
@@ -104,7 +105,7 @@ def train_denoiser(
         network.load_state_dict({k: v.float() for k, v in averaged.items()})
         about = {
             "name": "mini", "family": "sd1", "prediction": "v", "num_heads": NUM_HEADS, "text_heads": TEXT_HEADS,
-            "size": recipe.size, "nouns": list(nouns(load_pack(pack), recipe.concepts)),
+            "size": recipe.size, "nouns": list(vocabulary),
             "unet": asdict(UNET_CONFIG), "trained": {**trained, "samples": trained["steps"] * batch, "device": device},
         }
         model = LatentDiffusion(vae, network.text, network.unet, tokenizer, schedule, about)

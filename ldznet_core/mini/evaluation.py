@@ -92,9 +92,7 @@ class Result:
     false_area: float
 
 
-def score(host: LDMHost, decoder: MaskDecoder, scenes: list[Scene], text: str = "phrase") -> Result:
-    data = Phrases.of(scenes, host.model)
-    asked = questions(scenes)
+def score(host: LDMHost, decoder: MaskDecoder, data: Phrases, asked: list[Question], text: str) -> Result:
     masks = torch.from_numpy(np.stack([q.mask for q in asked]))
     metrics, done = PhraseMetrics(), 0
     for probs in predictions(host, decoder, data, [(q.scene, q.noun) for q in asked], text):
@@ -102,15 +100,15 @@ def score(host: LDMHost, decoder: MaskDecoder, scenes: list[Scene], text: str = 
         done += len(probs)
     nouns = host.model.about["nouns"]
     rng = np.random.default_rng(SEED)
-    missing = ([n for n in nouns if n not in data.present[i]] for i in range(len(scenes)))
+    missing = ([n for n in nouns if n not in data.present[i]] for i in range(len(data.images)))
     absent = [(i, str(rng.choice(names))) for i, names in enumerate(missing) if names][:ABSENT_SCENES]
     marked = [(probs > 0.5).float().mean((1, 2)) for probs in predictions(host, decoder, data, absent, text)]
     return Result(metrics.compute(), float(torch.cat(marked).mean()) if marked else math.nan)
 
 
-def mark_everything(scenes: list[Scene]) -> Result:
+def mark_everything(asked: list[Question]) -> Result:
     """The baseline that ignores the words: all things are marked for every noun."""
-    asked, metrics = questions(scenes), PhraseMetrics()
+    metrics = PhraseMetrics()
     everything = torch.from_numpy(np.stack([q.others for q in asked])).float()
     metrics.update(everything, torch.from_numpy(np.stack([q.mask for q in asked])))
     covered = float(np.mean([q.others.mean() for q in asked]))
@@ -130,7 +128,6 @@ class Row:
         """Mean and standard deviation over seeds."""
         values = [read(r) for r in self.results]
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
 
     def as_dict(self) -> dict:
         """Every score as {"mean": ..., "std": ...} over seeds."""
@@ -160,8 +157,9 @@ def table(
     """Rows set by set; decoders of a kind differ in their training seed. `texts` concerns LD-ZNet's features."""
     for name in sets:
         scenes = scenes_of(name, host, pack, count)
-        log.info("%s: %d scenes, %d phrases", name, len(scenes), len(questions(scenes)))
-        yield Row(name, "mark everything", "", (mark_everything(scenes),))
+        data, asked = Phrases.of(scenes, host.model), questions(scenes)
+        log.info("%s: %d scenes, %d phrases", name, len(scenes), len(asked))
+        yield Row(name, "mark everything", "", (mark_everything(asked),))
         for kind, trained in decoders.items():
             for text in texts if kind == "ldznet" else ("",):
-                yield Row(name, kind, text, tuple(score(host, d, scenes, text or "phrase") for d in trained))
+                yield Row(name, kind, text, tuple(score(host, d, data, asked, text or "phrase") for d in trained))

@@ -38,6 +38,7 @@ TINTS = {
 
 MAX_ATTEMPTS = 200  # placements tried before compose gives up
 
+
 @dataclass(frozen=True, eq=False)
 class Sprite:
     """One drawing of one thing, cropped to its content."""

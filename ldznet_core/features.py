@@ -1,11 +1,13 @@
-"""The value that carries a host's inner features to a decoder: which maps, of what timestep, under which text.
+"""The value that carries a host's inner features to a decoder, and how they are overheard in any UNet.
 
 Which maps a UNet offers is its own rule (`networks.unet.UNetConfig.taps`); hosts fill this value.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,42 @@ class Features:
         """Each row `times` times in place (image-major), so that one row serves that many phrases."""
         maps = tuple(m.repeat_interleave(times, dim=0) for m in self.maps)
         return Features(maps, self.taps, self.timestep, self.text)
+
+    def row(self, index: int) -> "Features":
+        """The features of one image of the batch, still batched."""
+        return Features(tuple(m[index : index + 1] for m in self.maps), self.taps, self.timestep, self.text)
+
+
+class _Heard(BaseException):
+    """Ends a pass once every map is there. No Exception, because hosts and their extensions catch those."""
+
+
+@contextmanager
+def overhear(
+    modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] = lambda output: output, stop: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Copies of what `modules` put out while the block runs, by name. Hooks are gone when it ends, however it ends.
+
+    `keep` picks the rows worth a copy; copies, because hosts change those very tensors in place later (FreeU,
+    ControlNet). `stop` ends the block at the last of them: what comes after in the network is not computed.
+    """
+    heard: dict[str, Tensor] = {}
+
+    def listener(name: str):
+        def listen(module: nn.Module, given: Sequence, output: Tensor) -> None:
+            heard[name] = keep(output).clone()
+            if stop and len(heard) == len(modules):
+                raise _Heard
+
+        return listen
+
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(listener(name)))
+        yield heard
+    except _Heard:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()

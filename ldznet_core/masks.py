@@ -37,6 +37,11 @@ def threshold(mask: Tensor, tau: float = 0.5) -> Tensor:
     return mask > tau
 
 
+def present(masks: Tensor, tau: float = 0.5) -> Tensor:
+    """Masks [..., H, W] with those of what was not found, nowhere above `tau`, all zero. The others stay soft."""
+    return masks * (masks.amax((-2, -1), keepdim=True) > tau)
+
+
 def crop_box(mask: Tensor, tau: float = 0.5, pad: int = 0) -> tuple[int, int, int, int] | None:
     """The smallest box around `mask` `[H, W]` > tau, widened by `pad` pixels and kept inside the picture.
 

@@ -15,6 +15,12 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
+def noise_like(z: Tensor, seed: int) -> Tensor:
+    """Unit Gaussian noise drawn on the CPU, one draw for all rows: the same on every device and in every batch."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(z.shape[1:], generator=generator).to(z).expand_as(z)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """`alphas_cumprod` [1000] in float32 and what the UNet predicts: "eps" or "v"."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..features import Features
 from ..ldm import LatentDiffusion, read
+from ..networks.decoder import MaskDecoder
+from ..schedule import noise_like
 from ..tokenizer import LENGTH, PIECES, ClipTokenizer
 from ..weights import BUNDLED
 
@@ -34,12 +36,6 @@ def load_host(model: str | Path = "mini", device: str = "cpu") -> "LDMHost":
     return LDMHost(read(path, tokenizer), device)
 
 
-def noise_like(z: Tensor, seed: int) -> Tensor:
-    """Unit Gaussian noise drawn on the CPU, one draw for all rows: the same on every device and in every batch."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(z.shape[1:], generator=generator).to(z).expand_as(z)
-
-
 class LDMHost:
     """A `LatentDiffusion` behind the methods that every host has. Latents are scaled: unit variance."""
 
@@ -59,6 +55,10 @@ class LDMHost:
     @property
     def unet_config(self):
         return self.model.unet.config
+
+    def ready(self, decoder: MaskDecoder, z: Tensor) -> MaskDecoder:
+        """The decoder where it can run on `z`."""
+        return decoder.to(self.device)
 
     @torch.inference_mode()
     def encode(self, image: Tensor) -> Tensor:

@@ -1,0 +1,196 @@
+"""ComfyUI's MODEL, CLIP and VAE behind the methods that every host has: embed, encode, extract, ready.
+
+Nothing of the host is patched: a pass runs on a clone of MODEL through the host's own sampler, with hooks that live
+inside that one call. Networks are moved by ComfyUI's memory management alone.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import V_PREDICTION
+from comfy.sample import sample_custom
+from comfy.samplers import KSAMPLER
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..features import Features, overhear
+from ..ldm import unet_config
+from ..networks.decoder import MaskDecoder
+from ..networks.unet import UNetConfig
+from ..schedule import noise_like
+from ..tokenizer import LENGTH
+
+log = logging.getLogger("LD-ZNet")
+
+WORKS = "LD-ZNet reads the UNets of Stable Diffusion 1.x and 2.x"
+
+
+def family(model: ModelPatcher) -> str:
+    """ComfyUI's name of a MODEL's family, such as SD15, SDXL or Flux."""
+    return type(model.model.model_config).__name__
+
+
+def read_unet_config(model: ModelPatcher) -> UNetConfig:
+    """The UNet's sizes as its own tensors tell them. Raises InputError for an architecture that is not LDM's."""
+    network = unwrapped(model.get_model_object("diffusion_model"))
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    try:
+        return unet_config(shapes, model.model.model_config.unet_config)
+    except (KeyError, IndexError, ZeroDivisionError, ValueError):
+        raise InputError(f"the loaded model is of family {family(model)}, which has no such UNet: {WORKS}") from None
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """A network without torch.compile's wrapping."""
+    return getattr(network, "_orig_mod", network)
+
+
+def transformers(network: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
+    """The spatial transformer of each tapped block of a UNet, by the tap's name."""
+
+    def find(tap: str) -> nn.Module:
+        kind, _, index = tap.partition(".")
+        block = getattr(network, kind)
+        layers = block[int(index)] if index else block
+        return next(layer for layer in layers if hasattr(layer, "transformer_blocks"))
+
+    return {tap: find(tap) for tap in taps}
+
+
+def plain(model: ModelPatcher) -> ModelPatcher:
+    """A clone that computes as the checkpoint and its LoRAs do: without other nodes' guidance, attention patches,
+    step caches and compiled graphs, none of which a decoder was trained on."""
+    clone = model.clone()
+    clone.model_options = {"transformer_options": {}}
+    if hasattr(clone, "wrappers"):  # ComfyUI since December 2024
+        clone.wrappers = {}
+    if hasattr(clone.object_patches.get("diffusion_model"), "_orig_mod"):
+        del clone.object_patches["diffusion_model"]
+    return clone
+
+
+def manage(decoder: MaskDecoder) -> ModelPatcher:
+    """The decoder in ComfyUI's hands, in half precision where the device computes well in it."""
+    device = model_management.get_torch_device()
+    parameters = sum(p.numel() for p in decoder.parameters())
+    if model_management.should_use_fp16(device, model_params=parameters):
+        decoder.to(torch.float16)
+    elif model_management.should_use_bf16(device, model_params=parameters):
+        decoder.to(torch.bfloat16)
+    return ModelPatcher(decoder, load_device=device, offload_device=model_management.unet_offload_device())
+
+
+class ComfyHost:
+    """MODEL, CLIP and VAE of ComfyUI. Latents are scaled, as the UNet reads them.
+
+    `vae` is needed to encode images only. `decoder` is a decoder that ComfyUI already manages; one that it does not
+    is put in its hands for as long as this host lives.
+    """
+
+    def __init__(self, model: ModelPatcher, clip, vae=None, decoder: ModelPatcher | None = None):
+        self.model, self.vae, self.managed = model, vae, decoder
+        self.clip = clip.clone()
+        self.clip.clip_layer(None)  # decoders read the last layer, whatever prompts are drawn with
+
+    @property
+    def name(self) -> str:
+        return f"the loaded {family(self.model)} checkpoint"
+
+    @property
+    def prediction(self) -> str:
+        return "v" if isinstance(self.model.get_model_object("model_sampling"), V_PREDICTION) else "eps"
+
+    @cached_property
+    def unet_config(self) -> UNetConfig:
+        return read_unet_config(self.model)
+
+    @cached_property
+    def plain(self) -> ModelPatcher:
+        return plain(self.model)
+
+    def ready(self, decoder: MaskDecoder, z: Tensor) -> MaskDecoder:
+        """The decoder loaded where it can run on `z`, room for that pass made."""
+        if self.managed is None or self.managed.model is not decoder:
+            self.managed = manage(decoder)
+        room = self.model.model.memory_required(list(z.shape))
+        model_management.load_models_gpu([self.managed], memory_required=room, force_full_load=True)
+        return self.managed.model
+
+    @torch.inference_mode()
+    def encode(self, image: Tensor) -> Tensor:
+        """Images [B, H, W, 3] in 0..1, sides multiples of 8, to scaled latents [B, 4, H/8, W/8]."""
+        if self.vae is None:
+            raise InputError("an image needs the VAE: connect the one of the checkpoint, or give a latent")
+        # Older versions sample the posterior: from a generator of their own, so that ours never moves the user's.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            latent = self.vae.encode(image)
+        return self.scaled(latent, "the VAE makes latents")
+
+    def scaled(self, latent: Tensor, what: str = "the latent is") -> Tensor:
+        """LATENT samples [B, 4, h, w] as the UNet reads them. Raises InputError for latents of other families."""
+        channels = self.unet_config.out_channels
+        if latent.ndim != 4 or latent.shape[1] != channels:
+            raise InputError(
+                f"{what} of shape {list(latent.shape)}, but {self.name} reads [B, {channels}, h, w]: "
+                "use the VAE that came with the model"
+            )
+        return self.model.get_model_object("latent_format").process_in(latent.float())
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Texts to contexts [B, 77, D]. Brackets are letters here: a phrase has no weights."""
+        contexts = []
+        for text in texts:
+            tokens = self.clip.tokenize(text.replace("(", r"\(").replace(")", r"\)"))
+            context = self.clip.encode_from_tokens(tokens)  # [1, 77 a started 75 tokens, D]
+            if context.shape[1] > LENGTH:
+                log.warning("%r is longer than %d tokens: what goes past them is not read", text, LENGTH - 2)
+            contexts.append(context[:, :LENGTH])
+        context, width = torch.cat(contexts), self.unet_config.context_dim
+        if context.shape[-1] != width:
+            raise InputError(
+                f"the CLIP writes texts of width {context.shape[-1]}, but {self.name} reads {width}: "
+                "use the CLIP that came with the model"
+            )
+        return context
+
+    @torch.inference_mode()
+    def extract(
+        self,
+        z: Tensor,
+        context: Tensor,
+        taps: Sequence[str],
+        *,
+        timestep: int = 400,
+        seed: int = 0,
+        text: str = "phrase",
+    ) -> Features:
+        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
+
+        The pass is one step of the host's own sampler: loading, precision, LoRAs and inpainting inputs are its work.
+        """
+        sampling = self.model.get_model_object("model_sampling")
+        sigma = sampling.sigma(torch.tensor([float(timestep)])).cpu()
+        noise, heard = noise_like(z, seed), {}
+        modules = transformers(unwrapped(self.plain.get_model_object("diffusion_model")), taps)
+
+        def step(predict, x: Tensor, sigmas: Tensor, extra_args: dict, callback, disable) -> Tensor:
+            z_t = sampling.noise_scaling(sigmas[:1].to(x), noise.to(x), z.to(x))
+            with overhear(modules, stop=True) as maps:
+                predict(z_t, sigmas[:1].expand(len(z)), **extra_args)
+            heard.update(maps)
+            return x
+
+        nothing = torch.zeros_like(z, device="cpu")
+        sigmas = torch.cat([sigma, torch.zeros(1)])
+        sample_custom(
+            self.plain, nothing, 1.0, KSAMPLER(step), sigmas, [[context, {}]], [], nothing, disable_pbar=True, seed=seed
+        )
+        if len(heard) < len(taps):
+            raise InputError(f"{self.name} ran without passing {', '.join(t for t in taps if t not in heard)}")
+        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, text)

@@ -1,0 +1,116 @@
+"""The bundled miniature in ComfyUI's own classes, so that every stock node works on it.
+
+ComfyUI knows a checkpoint's family by full-size widths, so a small one is put together here, from the same classes
+and the sizes that our own reader finds in the file.
+"""
+
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import comfy.ops
+import torch
+from comfy import model_management
+from comfy.model_base import ModelType
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel, SDTokenizer
+from comfy.supported_models import SD15
+from comfy.supported_models_base import ClipTarget
+
+from ..ldm import LatentDiffusion, read
+from ..tokenizer import ClipTokenizer
+from ..weights import BUNDLED
+
+
+def load_mini(folder: Path = BUNDLED) -> tuple[ModelPatcher, CLIP, VAE]:
+    """MODEL, CLIP and VAE of the miniature in `folder`, in float32: it is too small to gain from less."""
+    model = read(folder / "mini.safetensors", ClipTokenizer.from_folder(folder / "tokenizer"))
+    return load_model(model), load_clip(model, folder / "tokenizer"), load_vae(model)
+
+
+def load_model(model: LatentDiffusion) -> ModelPatcher:
+    sizes, depth = model.unet.config, model.unet.config.transformer_depth
+    blocks = sizes.num_res_blocks
+    depths = [depth * (level in sizes.attention_levels) for level in range(len(sizes.channel_mult))]
+
+    class Miniature(SD15):
+        unet_extra_config = {"num_heads": sizes.num_heads, "num_head_channels": -1}
+
+        def model_type(self, state_dict, prefix=""):
+            return ModelType.V_PREDICTION if model.schedule.prediction == "v" else ModelType.EPS
+
+    config = Miniature({
+        "use_checkpoint": False,
+        "image_size": 32,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "in_channels": sizes.in_channels,
+        "out_channels": sizes.out_channels,
+        "model_channels": sizes.model_channels,
+        "num_res_blocks": [blocks] * len(sizes.channel_mult),
+        "channel_mult": list(sizes.channel_mult),
+        "transformer_depth": [d for d in depths for _ in range(blocks)],
+        "transformer_depth_output": [d for d in depths for _ in range(blocks + 1)],
+        "transformer_depth_middle": depth,
+        "context_dim": sizes.context_dim,
+        "adm_in_channels": None,
+        "use_linear_in_transformer": sizes.use_linear,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+    })
+    config.set_inference_dtype(torch.float32, None)
+    offload = model_management.unet_offload_device()
+    base = config.get_model({}, "", device=offload)
+    base.diffusion_model.load_state_dict(model.unet.state_dict())
+    base.eval().requires_grad_(False)
+    return ModelPatcher(base, load_device=model_management.get_torch_device(), offload_device=offload)
+
+
+def load_clip(model: LatentDiffusion, tokenizer: Path) -> CLIP:
+    sizes, words = model.text.config, model.tokenizer
+    special = {"start": words.start, "end": words.end, "pad": words.end}
+    # Older versions read this from a file only.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps({
+            "num_hidden_layers": sizes.layers,
+            "hidden_size": sizes.width,
+            "num_attention_heads": sizes.heads,
+            "intermediate_size": sizes.width * 4,
+            "hidden_act": "quick_gelu",
+            "max_position_embeddings": sizes.positions,
+            "eos_token_id": words.end,
+        }))
+        encoder = partial(SDClipModel, textmodel_json_config=str(file), special_tokens=special)
+        splitter = partial(SDTokenizer, str(tokenizer), embedding_size=sizes.width)
+        target = ClipTarget(partial(SD1Tokenizer, tokenizer=splitter), partial(SD1ClipModel, clip_model=encoder))
+        clip = CLIP(target)
+    transformer = clip.cond_stage_model.clip_l.transformer
+    # ComfyUI's class has CLIP's vocabulary built in.
+    like = transformer.get_input_embeddings().weight
+    table = comfy.ops.manual_cast.Embedding(sizes.vocabulary, sizes.width, dtype=like.dtype, device=like.device)
+    transformer.set_input_embeddings(table)
+    weights = {**model.text.state_dict(), "text_projection.weight": torch.eye(sizes.width)}
+    transformer.load_state_dict(weights)
+    transformer.requires_grad_(False)
+    return clip
+
+
+def load_vae(model: LatentDiffusion) -> VAE:
+    sizes = model.vae.config
+    networks = {
+        "double_z": True,
+        "z_channels": sizes.latent_channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": sizes.channels,
+        "ch_mult": list(sizes.channel_mult),
+        "num_res_blocks": sizes.num_res_blocks,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    config = {"params": {"ddconfig": networks, "embed_dim": sizes.latent_channels}}
+    return VAE(sd=model.vae.state_dict(), config=config)

@@ -1,0 +1,19 @@
+"""The ComfyUI nodes: what users see and set. Each declares itself and makes one call into the core."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .capture import LDZNetCapture, LDZNetSegmentCaptured
+from .load import LDZNetLoadDecoder, LDZNetLoadMini, register_folder
+from .segment import LDZNetSegment
+
+NODES = [LDZNetLoadMini, LDZNetLoadDecoder, LDZNetSegment, LDZNetCapture, LDZNetSegmentCaptured]
+
+
+class LDZNetExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> LDZNetExtension:
+    register_folder()
+    return LDZNetExtension()

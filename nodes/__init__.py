@@ -3,10 +3,11 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .capture import LDZNetCapture, LDZNetSegmentCaptured
+from .labels import LDZNetLabelMap
 from .load import LDZNetLoadDecoder, LDZNetLoadMini, register_folder
 from .segment import LDZNetSegment
 
-NODES = [LDZNetLoadMini, LDZNetLoadDecoder, LDZNetSegment, LDZNetCapture, LDZNetSegmentCaptured]
+NODES = [LDZNetLoadMini, LDZNetLoadDecoder, LDZNetSegment, LDZNetCapture, LDZNetSegmentCaptured, LDZNetLabelMap]
 
 
 class LDZNetExtension(ComfyExtension):

@@ -1,6 +1,6 @@
 """What the nodes have in common: sockets, inputs and outputs that mean the same everywhere, progress, previews."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from comfy import model_management
@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..ldznet_core.images import to_tensor
-from ..ldznet_core.masks import overlay, present
+from ..ldznet_core.masks import present
+from ..ldznet_core.pictures import overlay
 
 CATEGORY = "LD-ZNet"
 Decoder = io.Custom("LDZNET_DECODER")
@@ -80,13 +81,17 @@ def output(image: Tensor | None, masks: Tensor, phrases: list[str], threshold: f
     image = torch.full((batch, height, width, 3), 0.5) if image is None else image[..., :3].cpu()
     masks = present(masks, threshold)
     drawn = [overlay(*pair, phrases, tau=threshold) for pair in zip(image, masks, strict=True)]
-    shown = [picture for pair in zip(drawn, masks, strict=True) for picture in preview(*pair)][:PREVIEWS]
+    shown = [picture for pair in zip(drawn, masks, strict=True) for picture in preview(*pair)]
     sized = [to_tensor(picture.resize((width, height), Image.Resampling.LANCZOS)) for picture in drawn]
     device = model_management.intermediate_device()
     tensors = (masks.flatten(0, 1), masks.amax(1), torch.cat(sized))
-    # Engines without their own previews still give the masks.
-    preview_image = getattr(ui, "PreviewImage", None)
-    return io.NodeOutput(*(t.to(device) for t in tensors), ui=preview_image and preview_image(shown))
+    return io.NodeOutput(*(t.to(device) for t in tensors), ui=preview_of(shown))
+
+
+def preview_of(pictures: Iterable[Tensor]):
+    """Pictures [h, w, 3] to be shown on the node; nothing where the engine has no previews."""
+    shown = getattr(ui, "PreviewImage", None)
+    return shown and shown(list(pictures)[:PREVIEWS])
 
 
 def preview(drawn: Image.Image, masks: Tensor) -> list[Tensor]:

@@ -1,31 +1,16 @@
-import numpy as np
+"""Mask maths on literal tensors."""
+
 import pytest
 import torch
-from PIL import Image
 
-from ldznet_core import masks as masks_module
 from ldznet_core.errors import InputError
-from ldznet_core.masks import PALETTE, crop_box, cut_out, overlay, panel, threshold
+from ldznet_core.masks import crop_box, exclusive, present, threshold
 
 
 def square(height, width, top, left, bottom, right):
     mask = torch.zeros(height, width)
     mask[top:bottom, left:right] = 1
     return mask
-
-
-@pytest.fixture
-def chips(monkeypatch):
-    """The labels that an overlay draws, with their places."""
-    drawn = []
-    chip = masks_module._chip
-
-    def record(canvas, place, text, size, colour):
-        drawn.append((text, place, colour))
-        chip(canvas, place, text, size, colour)
-
-    monkeypatch.setattr(masks_module, "_chip", record)
-    return drawn
 
 
 def test_threshold_is_strict():
@@ -47,108 +32,19 @@ def test_nothing_has_no_crop_box():
     assert crop_box(torch.zeros(3, 3)) is None
 
 
-def test_cut_out_keeps_colour_and_soft_edge():
-    image = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-    result = cut_out(image, torch.tensor([[0.2, 1.0]]))
-    assert result.mode == "RGBA"
-    assert np.asarray(result).tolist() == [[[255, 0, 0, 51], [0, 255, 0, 255]]]
-
-
-def test_overlay_tints_the_object_and_dims_the_rest():
-    image = torch.full((600, 600, 3), 0.8)
-    result = overlay(image, square(600, 600, 100, 100, 500, 500)[None], ["box"])
-    assert result.size == (600, 600)
-    red, _, blue = result.getpixel((130, 130))
-    assert blue > red + 20  # the first colour is sky blue
-    ground = result.getpixel((20, 20))
-    assert max(ground) < 0.8 * 255 and max(ground) - min(ground) <= 1
-
-
-def test_overlay_edges_are_as_soft_as_the_mask():
-    mask = torch.linspace(0, 0.4, 600).expand(600, 600).clone()
-    mask[:10, :10] = 1  # found, hence tinted
-    row = np.asarray(overlay(torch.full((600, 600, 3), 0.8), mask[None], ["fog"]))[590].astype(int)
-    steps = np.diff(row[:, 2])
-    assert row[-1, 2] > row[0, 2] + 10 and steps.min() >= 0 and steps.max() <= 1
-
-
-def test_overlay_draws_a_line_at_the_threshold():
-    mask = torch.linspace(0, 1, 600).expand(600, 600)
-    row = np.asarray(overlay(torch.zeros(600, 600, 3), mask[None], ["dark"]))[20].astype(int)
-    assert abs(int(row[:, 2].argmax()) - 299.5) <= 2
-
-
-def test_overlay_enlarges_small_pictures_and_keeps_large_ones():
-    mask = torch.ones(1, 30, 60)
-    assert overlay(torch.rand(30, 60, 3), mask, ["x"]).size == (512, 256)
-    assert overlay(torch.rand(20, 700, 3), torch.ones(1, 20, 700), ["x"]).size == (700, 20)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (37, 800), (600, 9), (2, 3)])
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_overlay_survives_extreme_pictures(shape, value):
-    overlay(torch.rand(*shape, 3), torch.full((3, *shape), value), ["cat", "a long phrase, very long", ""])
-
-
-def test_overlay_needs_no_phrase():
-    assert overlay(torch.rand(8, 8, 3), torch.zeros(0, 8, 8), []).size == (512, 512)
-
-
-def test_labels_stay_inside_and_apart(chips):
-    everywhere = torch.ones(5, 400, 512)
-    overlay(torch.rand(400, 512, 3), everywhere, ["cat", "dog", "red apple", "sky", "grass"])
-    places = [place for _, place, _ in chips]
-    assert len(places) == 5
-    assert all(0 <= p.left and 0 <= p.top and p.right <= 512 and p.bottom <= 400 for p in places)
-    assert not any(a.meets(b, gap=0) for i, a in enumerate(places) for b in places[:i])
-
-
-def test_a_label_is_on_a_large_object_and_beside_a_small_one(chips):
-    both = torch.stack([square(600, 600, 250, 20, 580, 580), square(600, 600, 100, 290, 120, 310)])
-    overlay(torch.rand(600, 600, 3), both, ["sea", "boat"])
-    places = {text: place for text, place, _ in chips}
-    assert places["boat"].bottom <= 100
-    assert places["sea"].left < 300 < places["sea"].right and places["sea"].top < 415 < places["sea"].bottom
-
-
-def test_phrases_that_are_not_found_are_listed_in_the_corner_and_leave_no_tint(chips):
-    found = square(600, 600, 100, 100, 300, 300)
-    soft = torch.stack([found, torch.full((600, 600), 0.4)])
-    result = overlay(torch.full((600, 600, 3), 0.8), soft, ["cat", "banana"])
-    texts = {text: (place, colour) for text, place, colour in chips}
-    place, colour = texts["no banana"]
-    assert place.left < 20 and place.bottom > 580 and colour not in PALETTE
-    ground = result.getpixel((550, 20))
-    assert max(ground) - min(ground) <= 1
-
-
-def test_a_long_label_is_cut_to_the_picture(chips):
-    overlay(torch.rand(300, 512, 3), torch.ones(1, 300, 512), ["a phrase that never ends " * 10])
-    [(text, place, _)] = chips
-    assert text.endswith("…") and place.right <= 512
-
-
-def test_text_contrasts_with_every_chip():
-    assert masks_module._text_on((240, 228, 66)) == masks_module._INK
-    assert masks_module._text_on((0, 114, 178)) == masks_module._PAPER
-    assert masks_module._text_on(masks_module.MISSING) == masks_module._PAPER
-
-
-def test_panel_joins_pictures_at_one_height():
-    sheet = panel([Image.new("RGB", (40, 20), "red"), Image.new("RGBA", (10, 20))], ["a", "b"], height=100)
-    assert sheet.height > 100 and sheet.width > 200 + 50
-    assert (255, 0, 0) in [colour for _, colour in sheet.getcolors(100_000)]
-
-
-def test_refuses_what_does_not_fit_by_shape():
-    image = torch.rand(4, 5, 3)
-    with pytest.raises(InputError, match=r"\[4, 5, 3\], masks \[2, 4, 5\] and 1 labels"):
-        overlay(image, torch.zeros(2, 4, 5), ["cat"])
-    with pytest.raises(InputError, match=r"\[1, 4, 5, 3\]"):
-        overlay(image[None], torch.zeros(1, 4, 5), ["cat"])
-    with pytest.raises(InputError, match=r"\[5, 4\]"):
-        cut_out(image, torch.zeros(5, 4))
+def test_a_crop_box_is_of_one_mask():
     with pytest.raises(InputError, match=r"\[1, 2, 2\]"):
         crop_box(torch.zeros(1, 2, 2))
-    with pytest.raises(InputError, match="0 pictures"):
-        panel([], [])
+
+
+def test_what_is_nowhere_above_the_threshold_is_all_zero_and_the_rest_stays_soft():
+    masks = torch.tensor([[[0.1, 0.6], [0.2, 0.3]], [[0.5, 0.4], [0.0, 0.1]]])
+    assert torch.equal(present(masks), torch.stack([masks[0], torch.zeros(2, 2)]))
+
+
+def test_of_competing_masks_the_highest_keeps_a_pixel_and_its_soft_value():
+    masks = torch.tensor([[[0.9, 0.6, 0.2, 0.0]], [[0.3, 0.7, 0.3, 0.0]]])
+    kept, labels = exclusive(masks)
+    assert kept.tolist() == torch.tensor([[[0.9, 0.0, 0.0, 0.0]], [[0.0, 0.7, 0.3, 0.0]]]).tolist()
+    assert labels.tolist() == [[1, 2, 0, 0]]
+    assert torch.equal(exclusive(masks[None])[1], labels[None])

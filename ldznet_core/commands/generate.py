@@ -15,7 +15,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..hosts.ldm import LDMHost
 from ..images import slug, to_tensor, unique_slugs
-from ..masks import cut_out, threshold
+from ..masks import threshold
+from ..pictures import cut_out
 from ..segmenter import Segmenter
 from .shared import (
     MAX_SEED,

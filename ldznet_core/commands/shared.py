@@ -19,8 +19,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..hosts.ldm import LDMHost, load_host
 from ..images import write_png
-from ..masks import overlay, threshold
+from ..masks import threshold
 from ..networks.decoder import KINDS, MaskDecoder
+from ..pictures import overlay
 from ..segmenter import check_phrases
 from ..weights import load_decoder
 

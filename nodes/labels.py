@@ -30,7 +30,7 @@ class LDZNetLabelMap(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="label map", tooltip="One colour a phrase, black background, a legend"),
-                io.Mask.Output(display_name="exclusive masks", tooltip="Soft masks that do not overlap, in their order"),
+                io.Mask.Output(display_name="exclusive masks", tooltip="Soft masks that do not overlap"),
             ],
             is_output_node=True,
         )
@@ -40,7 +40,7 @@ class LDZNetLabelMap(io.ComfyNode):
         phrases = split_phrases(text)
         if masks.ndim != 3 or len(masks) % len(phrases):
             raise InputError(
-                f"{len(masks)} masks are not those of {len(phrases)} phrases: give the text that the masks were made with"
+                f"{len(masks)} masks are not those of {len(phrases)} phrases: give the text that made them"
             )
         kept, labels = exclusive(masks.unflatten(0, (-1, len(phrases))), threshold)
         maps = torch.cat([to_tensor(label_map(one, phrases)) for one in labels])

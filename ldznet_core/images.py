@@ -108,15 +108,23 @@ def to_tensor(image: Image.Image | np.ndarray | Tensor) -> Tensor:
 def working_size(height: int, width: int, *, area: int, multiple: int) -> tuple[int, int]:
     """Height and width to work at, in pixels: about `area` in all, the picture's aspect ratio nearly kept.
 
-    Both are multiples of `multiple` (rounded to the nearest, at least one) and neither is more than eight
-    times the other: a picture of 8000 x 37 is squeezed rather than cut. Raises InputError for a side below 1.
+    Both are multiples of `multiple`, and of all such sizes they are the best bargain between a wrong aspect ratio,
+    too few pixels and, the least of these evils, too many: 256 x 128 is worked on at that size rather than squeezed
+    into 192 x 64. Neither is more than eight times the other: a picture of 8000 x 37 is squeezed rather than cut.
+    Raises InputError for a side below 1.
     """
     if min(height, width) < 1:
         raise InputError(f"a picture of {width}x{height} pixels has nothing to work on")
     aspect = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
-    rows = max(1, int(math.sqrt(area / aspect) / multiple + 0.5))
-    columns = max(1, int(math.sqrt(area * aspect) / multiple + 0.5))
-    rows, columns = min(rows, MAX_ASPECT * columns), min(columns, MAX_ASPECT * rows)
+    target = area / multiple**2
+
+    def cost(size: tuple[int, int]) -> float:
+        rows, columns = size
+        excess = math.log(rows * columns / target)
+        return abs(math.log(columns / rows / aspect)) + (0.3 * excess if excess > 0 else -0.6 * excess)
+
+    reach = range(1, math.ceil(math.sqrt(target * MAX_ASPECT)) + 2)
+    rows, columns = min(((r, c) for r in reach for c in reach if max(r, c) <= MAX_ASPECT * min(r, c)), key=cost)
     return rows * multiple, columns * multiple
 
 

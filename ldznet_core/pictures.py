@@ -93,9 +93,12 @@ def label_map(labels: Tensor, phrases: Sequence[str]) -> Image.Image:
     margin, width = size // 2, flat.width
     places, left, top = [], margin, flat.height + margin
     for i, phrase in enumerate(phrases):
-        chip_width, chip_height, text = _chip_size(f"{i + 1} {phrase} {shares[i]:.0%}", size, width - 2 * margin)
+        text, room = f"{i + 1} {phrase} {shares[i]:.0%}", width - 2 * margin
+        # As wide as it can get, so that the maps of a batch are laid out alike.
+        chip_width, chip_height, _ = _chip_size(f"{i + 1} {phrase} 100%", size, room)
         if left > margin and left + chip_width > width - margin:
             left, top = margin, top + chip_height + margin
+        text = _fit(text, size, room - 2 * round(size * 0.55))
         places.append((_Box(left, top, left + chip_width, top + chip_height), text))
         left += chip_width + margin
     sheet = Image.new("RGB", (width, places[-1][0].bottom + margin if places else flat.height), _INK)

@@ -141,7 +141,7 @@ class Segmenter:
             raise InputError(f"timestep {timestep} is outside 0..999: LD-ZNet reads features at 300 to 500")
         pixels = self.decoder.kind == "rgbnet"
         if pixels and z.shape[1] != 3:
-            raise InputError("an rgbnet decoder reads pixels, not latents: give it the image")
+            raise InputError("an rgbnet decoder reads pixels, not latents: use it where there is an image to look at")
         scale = 1 if pixels else 8
         height, width = z.shape[-2] * scale, z.shape[-1] * scale
         # The decoder halves its grid three times; what is added at the right and below is cut off again.

@@ -24,7 +24,7 @@ TEXT = io.String.Input(
     multiline=True,
     default="",
     placeholder="cat\nred apple",
-    tooltip="What to find: one phrase a line, or several in a line as in: cat | red apple",
+    tooltip="What to find: one phrase a line, or several in a line with a vertical bar between them",
 )
 TIMESTEP = io.Int.Input(
     "timestep",

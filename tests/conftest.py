@@ -1,7 +1,11 @@
 """A model too small to be of any use, written as the bundled one is: what most tests run on."""
 
+import importlib
+
+import engine as comfy_engine
 import pytest
 import torch
+from studio import Studio
 
 from ldznet_core import ldm, tokenizer
 from ldznet_core.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -39,3 +43,37 @@ def made(tmp_path_factory):
             decoder.final[-1].bias -= 1
         write_decoder(decoder, INFO, folder / f"{kind}.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """A real ComfyUI engine in this process, on the CPU."""
+    started = comfy_engine.start()
+    if started is None:
+        pytest.skip("no ComfyUI engine: install it as the README says, or set COMFYUI_PATH")
+    return started
+
+
+@pytest.fixture(scope="session")
+def pack(engine):
+    """The extension, loaded as ComfyUI loads it."""
+    return comfy_engine.load_pack()
+
+
+@pytest.fixture(scope="session")
+def pack_nodes(pack):
+    """Its node classes by their ids."""
+    return comfy_engine.node_classes(pack)
+
+
+@pytest.fixture(scope="session")
+def core(pack):
+    """A module of the pack's own core: `core("hosts.comfy")`."""
+    return lambda name: importlib.import_module(f"{pack.__name__}.ldznet_core.{name}")
+
+
+@pytest.fixture(scope="session")
+def mini(pack_nodes):
+    """MODEL, CLIP, VAE and decoder of the bundled miniature, and what a test does with them."""
+    with torch.inference_mode():
+        return Studio(*pack_nodes["LDZNetLoadMini"].execute().args)

@@ -65,7 +65,7 @@ def start() -> SimpleNamespace | None:
     return SimpleNamespace(**{m.__name__.rpartition(".")[2]: m for m in modules})
 
 
-def load_pack(engine: SimpleNamespace, path: Path = ROOT) -> ModuleType:
+def load_pack(path: Path = ROOT) -> ModuleType:
     """The extension as ComfyUI loads it: by path, under a name of the path, with nothing put on sys.path."""
     name = str(path).replace(".", "_x_")
     spec = importlib.util.spec_from_file_location(name, path / "__init__.py")

@@ -147,3 +147,13 @@ def test_a_label_map_has_one_colour_a_phrase_and_a_legend_below(chips):
 def test_a_label_beyond_the_phrases_is_refused():
     with pytest.raises(InputError, match="labels .* of 0 to 1"):
         label_map(torch.full((2, 2), 2), ["cat"])
+
+
+def test_the_label_maps_of_one_batch_are_of_one_size():
+    phrases = ["bus", "butterfly", "dog"]
+    sizes = set()
+    for share in range(0, 129, 8):
+        labels = torch.zeros(128, 128, dtype=torch.long)
+        labels[:share] = 1
+        sizes.add(label_map(labels, phrases).size)
+    assert len(sizes) == 1

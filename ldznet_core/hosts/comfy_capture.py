@@ -113,13 +113,13 @@ class Capture:
         if strange:
             raise InputError(
                 f"latent {strange[0] + 1} of {len(latents)} is not one that this capture saw sampled "
-                f"(it keeps the last {LATENTS_KEPT}): {HOW}, unchanged; for any other latent use LD-ZNet Segment"
+                f"(it keeps the last {LATENTS_KEPT}): {HOW}, unchanged; for any other latent use Segment (LD-ZNet)"
             )
         found = [self.runs[name] for name in names]
         if any(features is None for features in found):
             log.warning(
                 "sampling passed no full step near timestep %d, so the features cost an extra pass: "
-                "more steps, or a denoise above 0.4, would save it", AIM
+                "more steps, or a higher denoise, would save it", AIM
             )
             return None
         maps = tuple(torch.cat(maps) for maps in zip(*(f.maps for f in found), strict=True))

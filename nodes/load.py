@@ -66,7 +66,7 @@ class LDZNetLoadDecoder(io.ComfyNode):
                     tooltip="A .safetensors file in models/ldznet, or one of the decoders bundled for the miniature",
                 ),
             ],
-            outputs=[Decoder.Output(display_name="DECODER")],
+            outputs=[Decoder.Output(display_name="DECODER", tooltip="For Segment and Segment Captured")],
         )
 
     @classmethod

@@ -198,10 +198,11 @@ def test_two_samplers_on_one_capture_are_kept_apart(watched, mini, find):
 
 def test_a_latent_that_the_capture_did_not_see_is_refused(watched, mini, find, core):
     model, capture = watched
-    mini.draw(model, seed=0)
     stranger = mini.draw(mini.model, seed=1)
-    with pytest.raises(core("errors").InputError, match="latent 1 of 1 is not one that this capture saw sampled"):
-        find(capture, stranger)
+    for _ in range(2):  # before and after the capture has seen anything
+        with pytest.raises(core("errors").InputError, match="latent 1 of 1 is not one that this capture saw sampled"):
+            find(capture, stranger)
+        mini.draw(model, seed=0)
 
 
 def test_an_interrupted_run_leaves_nothing(watched, mini, engine, find):
@@ -237,12 +238,6 @@ def test_sampling_with_no_step_near_400_costs_an_extra_pass_and_says_so(
     assert passes == [1] and "no full step near timestep 400" in caplog.text
     after = pack_nodes["LDZNetSegment"].execute(mini.model, mini.clip, mini.decoder, "pumpkin", latent=latent).args[0]
     assert torch.equal(masks, after)
-
-
-def test_a_capture_that_saw_nothing_costs_an_extra_pass_and_says_so(watched, mini, find, passes, caplog):
-    with caplog.at_level(logging.WARNING):
-        masks = find(watched[1], mini.draw(steps=20))
-    assert passes == [1] and "has seen no sampling" in caplog.text and masks.max() > 0.5
 
 
 def test_a_compiled_model_is_captured_or_read_in_an_extra_pass(pack_nodes, mini, find):

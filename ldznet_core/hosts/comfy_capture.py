@@ -32,7 +32,6 @@ KEY = "ldznet"
 AIM = 400  # of the steps that a sampler takes, the one nearest to this timestep is kept
 REASON = (200, 600)  # further from what decoders were trained on, an extra pass gives better masks
 LATENTS_KEPT = 64  # 2.8 MB of memory each for SD 1.5 at 512 px in half precision
-HOW = "sample with the MODEL of the Capture node and connect that sampler's LATENT"
 
 
 @dataclass
@@ -103,17 +102,15 @@ class Capture:
             self.runs.popitem(last=False)
 
     def features(self, latents: Tensor) -> Features | None:
-        """Features of LATENT samples [B, 4, h, w], one row each; None, with the reason in the log, where the runs
-        that made them held none and an extra pass is needed. Raises InputError for latents of no run."""
-        if not self.runs:
-            log.warning("the capture has seen no sampling, so the features cost an extra pass. To save it, %s", HOW)
-            return None
+        """Features of LATENT samples [B, 4, h, w], one row each; None, with a line in the log, where the runs that
+        made them passed no fitting step and an extra pass is needed. Raises InputError for latents of no run."""
         names = [fingerprint(latent) for latent in latents]
         strange = [i for i, name in enumerate(names) if name not in self.runs]
         if strange:
             raise InputError(
                 f"latent {strange[0] + 1} of {len(latents)} is not one that this capture saw sampled "
-                f"(it keeps the last {LATENTS_KEPT}): {HOW}, unchanged; for any other latent use Segment (LD-ZNet)"
+                f"(it keeps the last {LATENTS_KEPT}): sample with the MODEL of the Capture node and connect that "
+                "sampler's LATENT, unchanged; for any other latent use Segment (LD-ZNet)"
             )
         found = [self.runs[name] for name in names]
         if any(features is None for features in found):

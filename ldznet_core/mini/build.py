@@ -3,6 +3,7 @@
 `pack` fetches the art and needs the network once; the others need torch, numpy, Pillow and safetensors only.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -239,4 +240,7 @@ def bundle(build: Build) -> None:
         info = replace(decoder.info, metrics=metrics_of(build, decoder.kind))
         write_decoder(decoder, info, BUNDLED / name)
     shutil.copytree(build.folder / "denoiser" / "tokenizer", BUNDLED / "tokenizer", dirs_exist_ok=True)
+    files = sorted(BUNDLED.glob("*.safetensors"))
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    (BUNDLED / "checksums.json").write_text(json.dumps(hashes, indent=1) + "\n")  # install.py checks them
     log.info("bundled %.1f MB", total / 1e6)

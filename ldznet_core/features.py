@@ -1,4 +1,4 @@
-"""The value that carries a host's inner features to a decoder, and how they are overheard in any UNet.
+"""The values that hosts hand over, encoded texts and inner features, and how features are overheard in any UNet.
 
 Which maps a UNet offers is its own rule (`networks.unet.UNetConfig.taps`); hosts fill this value.
 """
@@ -8,6 +8,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded texts: `context` [B, N, D] for cross-attention and, in families that have it (SDXL), `pooled` [B, E]."""
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def __getitem__(self, rows: slice) -> "Text":
+        return Text(self.context[rows], None if self.pooled is None else self.pooled[rows])
+
+    def expand(self, count: int) -> "Text":
+        """One text for `count` rows."""
+        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
+        return Text(self.context.expand(count, -1, -1), pooled)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ COMMANDS = {
     "segment": "find what words name in pictures, and write masks",
     "generate": "draw a picture and take masks from the drawing itself",
     "evaluate": "measure a decoder, as the paper's tables do",
+    "convert": "turn the authors' checkpoint into a decoder file",
     "info": "say what a decoder file or a model is",
     "mini build": "rebuild the bundled miniature model from public packages",
 }

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from .errors import InputError
 from .networks.decoder import KINDS, DecoderConfig, MaskDecoder
+from .official import PREFIXES, TEMPLATES, is_archive, read_official
 
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "mini" / "weights"
@@ -31,6 +32,15 @@ class DecoderInfo:
     licence: str = "Apache-2.0"
 
 
+AUTHORS = DecoderInfo(
+    family="sd1",
+    prediction="eps",
+    templates=TEMPLATES,
+    training={"data": "PhraseCut", "by": "the authors of LD-ZNet", "host": "sd-v1-4-full-ema.ckpt, raw weights"},
+)
+"""What the authors' checkpoint would say of itself (paper section 4; sizes are read from the file)."""
+
+
 def write_decoder(decoder: MaskDecoder, info: DecoderInfo, path: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a decoder file, replacing `path` only once it is whole."""
     metadata = {
@@ -42,9 +52,20 @@ def write_decoder(decoder: MaskDecoder, info: DecoderInfo, path: Path, dtype: to
     }
     tensors = {k: v.to(dtype).contiguous() for k, v in decoder.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read_about(path: Path) -> dict:
@@ -55,8 +76,7 @@ def read_about(path: Path) -> dict:
             parameters = sum(torch.Size(f.get_slice(k).get_shape()).numel() for k in f.keys())
         about = {k: json.loads(v) if k in ("taps", "config", "info", "format_version") else v for k, v in raw.items()}
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is damaged or no safetensors file ({reason}): get it again") from None
+        raise InputError(f"{path} is damaged or no safetensors file ({first_line(error)}): get it again") from None
     if about.get("kind") not in KINDS or "config" not in about:
         raise InputError(f"{path} is no LD-ZNet decoder file: its metadata names kind {about.get('kind')!r}")
     if (version := about.get("format_version", FORMAT)) > FORMAT:
@@ -71,9 +91,12 @@ def find_decoder(name: str | Path, kind: str | None = None) -> Path:
     return Path(name)
 
 
-def load_decoder(name: str | Path = "mini", kind: str | None = None, device: str = "cpu") -> MaskDecoder:
-    """Read a decoder, as float32 in evaluation mode; `decoder.info` holds what the file says of it.
+def load_decoder(
+    name: str | Path = "mini", kind: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> MaskDecoder:
+    """Read a decoder in evaluation mode; `decoder.info` holds what the file says of it.
 
+    `name` is 'mini' for a bundled one, or a file: our own, or the authors' checkpoint as it was published.
     Raises InputError where there is no such file, it is damaged, or it is of another kind than asked for.
     """
     path = find_decoder(name, kind)
@@ -82,16 +105,49 @@ def load_decoder(name: str | Path = "mini", kind: str | None = None, device: str
             raise InputError("no rgbnet is bundled, it is the paper's baseline: train one with 'ldznet mini build'")
         what_to_do = "install this program again" if str(name) == "mini" else "give a .safetensors decoder file"
         raise InputError(f"no decoder file {path}: {what_to_do}")
-    about = read_about(path)
-    if kind and about["kind"] != kind:
-        raise InputError(f"{path} holds a {about['kind']} decoder, not {kind}")
+    if is_own(path):
+        config, info, weights = read_own(path)
+    else:
+        config, weights = read_official(path)
+        info = AUTHORS
+    if kind and config.kind != kind:
+        raise InputError(f"{path} holds a {config.kind} decoder, not {kind}")
     try:
-        decoder = MaskDecoder(DecoderConfig.from_dict(about["config"]))
-        with safe_open(path, "pt") as f:
-            decoder.load_state_dict({k: f.get_tensor(k).float() for k in f.keys()})
-        info = {k: tuple(v) if isinstance(v, list) else v for k, v in about["info"].items()}
-        decoder.info = DecoderInfo(**info)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        with torch.device("meta"):  # not filled with random numbers only to be overwritten
+            decoder = MaskDecoder(config)
+        # One by one, so that both copies are never whole; off the map of the file, which may change or go.
+        weights = {name: weights.pop(name).to(dtype, copy=True) for name in list(weights)}
+        decoder.load_state_dict(weights, assign=True)
+    except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path} does not hold the decoder that its metadata describes: {reason}") from None
+    decoder.info = info
     return decoder.to(device).eval().requires_grad_(False)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is safetensors with our metadata. Raises InputError where it is damaged or of no known kind."""
+    if is_archive(path):
+        return False
+    try:
+        with safe_open(path, "pt") as f:
+            names = f.metadata() or {}
+            return "kind" in names or not any(name.startswith(PREFIXES) for name in f.keys())
+    except Exception as error:
+        raise InputError(f"{path} is damaged or no safetensors file ({first_line(error)}): get it again") from None
+
+
+def read_own(path: Path) -> tuple[DecoderConfig, DecoderInfo, dict[str, torch.Tensor]]:
+    """Sizes, description and weights of a file that `write_decoder` made."""
+    about = read_about(path)
+    try:
+        info = DecoderInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["info"].items()})
+        with safe_open(path, "pt") as f:
+            return DecoderConfig.from_dict(about["config"]), info, {k: f.get_tensor(k) for k in f.keys()}
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        reason = first_line(error)
+        raise InputError(f"{path} does not hold the decoder that its metadata describes: {reason}") from None
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -19,7 +19,7 @@ def register_folder() -> None:
     folder = os.path.join(folder_paths.models_dir, FOLDER)
     folder_paths.add_model_folder_path(FOLDER, folder)
     paths, extensions = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, {*extensions, ".safetensors"})
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {*extensions, ".safetensors", ".ckpt"})
 
 
 class LDZNetLoadMini(io.ComfyNode):
@@ -63,7 +63,7 @@ class LDZNetLoadDecoder(io.ComfyNode):
                 io.Combo.Input(
                     "decoder_name",
                     options=[*folder_paths.get_filename_list(FOLDER), *BUNDLED],
-                    tooltip="A .safetensors file in models/ldznet, or one of the decoders bundled for the miniature",
+                    tooltip="A decoder file in models/ldznet, the authors' .ckpt included, or one bundled for the miniature",
                 ),
             ],
             outputs=[Decoder.Output(display_name="DECODER", tooltip="For Segment and Segment Captured")],

@@ -1,4 +1,4 @@
-"""Floating-point operations of one full-size LD-ZNet mask of SD 1.5, against the authors' way: `python benchmarks/cost.py`.
+"""Operations for one full-size LD-ZNet mask with SD 1.5, against the authors' way: `python benchmarks/cost.py`.
 
 Counted by torch on the meta device, so nothing is computed: convolutions and matrix products, two operations a
 multiplication. Both ways are counted in this run; the authors' runs the whole of SD's UNet.

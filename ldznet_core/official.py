@@ -9,7 +9,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -120,9 +120,9 @@ def _known_names() -> Iterator[tuple[str, ...]]:
                 yield _arranged(levels, blocks, attention)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _arranged(levels: int, blocks: int, attention: int) -> tuple[str, ...]:
-    """Names with a skip_connection in every block that may have one: that depends on widths, which names do not tell."""
+    """Names, a skip_connection in every block that may have one: that depends on widths, which names do not tell."""
     unet = UNetConfig(
         model_channels=32, channel_mult=tuple(range(2, 2 + levels)), num_res_blocks=blocks,
         attention_levels=tuple(range(attention)), context_dim=8,

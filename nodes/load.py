@@ -63,7 +63,7 @@ class LDZNetLoadDecoder(io.ComfyNode):
                 io.Combo.Input(
                     "decoder_name",
                     options=[*folder_paths.get_filename_list(FOLDER), *BUNDLED],
-                    tooltip="A decoder file in models/ldznet, the authors' .ckpt included, or one bundled for the miniature",
+                    tooltip="A decoder in models/ldznet, the authors' .ckpt included, or one bundled for the miniature",
                 ),
             ],
             outputs=[Decoder.Output(display_name="DECODER", tooltip="For Segment and Segment Captured")],

@@ -44,9 +44,12 @@ def numbered(names, pattern: str) -> int:
 
 
 def unet_config(shapes: Mapping[str, tuple], about: Mapping) -> UNetConfig:
-    """Sizes of the UNet whose tensors (LDM names, no prefix) have these shapes."""
+    """Sizes of the UNet whose tensors (LDM names, no prefix) have these shapes.
+
+    Raises KeyError or ValueError where they are arranged otherwise than in SD 1.x, 2.x and SDXL.
+    """
     channels = shapes["input_blocks.0.0.weight"][0]
-    mults, blocks, attention, level = [], 0, set(), 0
+    mults, blocks, depths, level = [], 0, {}, 0
     for i in range(1, numbered(shapes, r"input_blocks\.(\d+)\.")):
         if f"input_blocks.{i}.0.op.weight" in shapes:
             level += 1
@@ -55,22 +58,37 @@ def unet_config(shapes: Mapping[str, tuple], about: Mapping) -> UNetConfig:
         if len(mults) <= level:
             mults.append(shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] // channels)
         if f"input_blocks.{i}.1.norm.weight" in shapes:
-            attention.add(level)
+            depths[level] = numbered(shapes, rf"input_blocks\.{i}\.1\.transformer_blocks\.(\d+)\.")
     context = shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1]
     linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
-    return UNetConfig(
+    even = len(set(depths.values())) == 1
+    config = UNetConfig(
         in_channels=shapes["input_blocks.0.0.weight"][1],
         out_channels=shapes["out.2.weight"][0],
         model_channels=channels,
         channel_mult=tuple(mults),
         num_res_blocks=blocks,
-        attention_levels=tuple(sorted(attention)),
-        num_heads=int(about.get("num_heads", 8)),
-        head_channels=64 if linear else 0,
+        attention_levels=tuple(depths),
+        num_heads=8 if linear else int(about.get("num_heads", 8)),
+        head_channels=64 if linear else 0,  # SD 2.x and SDXL have linear projections and heads of 64 channels
         context_dim=context,
-        transformer_depth=numbered(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
+        transformer_depth=depths[max(depths)] if even else tuple(depths.get(i, 0) for i in range(len(mults))),
         use_linear=linear,
+        vector_channels=shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else 0,
     )
+    check_arrangement(config, shapes)
+    return config
+
+
+def check_arrangement(config: UNetConfig, shapes: Mapping[str, tuple]) -> None:
+    """Raises ValueError where a UNet of these sizes has a tensor that is not there or of another shape, or fewer
+    transformer blocks: pruned and other relatives of SD share names with it, and would be read wrongly."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}
+    strange = [name for name, shape in expected.items() if shapes.get(name) != shape]
+    strange += [name for name in shapes if name.endswith(".norm1.weight") and name not in expected]
+    if strange:
+        raise ValueError(f"its UNet is arranged otherwise than those of SD 1.x, 2.x and SDXL (see {strange[0]})")
 
 
 def vae_config(shapes: Mapping[str, tuple]) -> AutoencoderConfig:
@@ -112,8 +130,11 @@ def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
     }
     try:
         shapes = {part: {k: tuple(v.shape) for k, v in given.items()} for part, given in parts.items()}
+        sizes = unet_config(shapes["unet"], about)
+        if not shapes["text"]:
+            raise ValueError("its text encoder is not that of SD 1.x")
         networks = {
-            "unet": UNet(unet_config(shapes["unet"], about)),
+            "unet": UNet(sizes),
             "vae": Autoencoder(vae_config(shapes["vae"])),
             "text": ClipText(text_config(shapes["text"], about)),
         }

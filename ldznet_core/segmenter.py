@@ -46,7 +46,7 @@ def check_fit(host, decoder: MaskDecoder) -> None:
         if not decoder.taps:
             return shared  # the text encoder is all that ZNet and RGBNet share with the host
         sizes = {"channels": unet.model_channels, "channel multipliers": unet.channel_mult}
-        return {**shared, **sizes, "prediction": prediction}
+        return {**shared, **sizes, "features at": ", ".join(unet.taps), "prediction": prediction}
 
     info = getattr(decoder, "info", None)
     ours = signature(decoder.decoder_config.unet, info.prediction if info else host.prediction)
@@ -146,13 +146,13 @@ class Segmenter:
         height, width = z.shape[-2] * scale, z.shape[-1] * scale
         # The decoder halves its grid three times; what is added at the right and below is cut off again.
         z = F.pad(z, (0, -z.shape[-1] % (64 // scale), 0, -z.shape[-2] % (64 // scale)), mode="replicate")
-        context = self.host.embed([self.template.format(p) for p in phrases])  # [P, 77, D]
+        text = self.host.embed([self.template.format(p) for p in phrases])  # one row a phrase
         taps = self.decoder.taps
         if taps and features is None and self.text != "phrase":
-            said = self.host.embed([caption if self.text == "caption" else ""]).expand(len(z), -1, -1)
-            features = self.host.extract(z, said, taps, timestep=timestep, seed=seed, text=self.text)
+            shared = self.host.embed([caption if self.text == "caption" else ""]).expand(len(z))
+            features = self.host.extract(z, shared, taps, timestep=timestep, seed=seed, said=self.text)
 
-        groups = [context[i : i + PHRASES_AT_ONCE] for i in range(0, len(phrases), PHRASES_AT_ONCE)]
+        groups = [text[i : i + PHRASES_AT_ONCE] for i in range(0, len(phrases), PHRASES_AT_ONCE)]
         work = [(row, group) for row in range(len(z)) for group in groups]
         parts: list[Tensor] = []
         held = max(1, ROWS_HELD // PHRASES_AT_ONCE)
@@ -172,7 +172,7 @@ class Segmenter:
             for i, ((row, group), found) in enumerate(zip(block, maps, strict=True)):
                 self.progress(done + (1 - done) * (start + (len(block) + i) / 2) / len(work))
                 one = z[row : row + 1].expand(len(group), -1, -1, -1)
-                parts.append(self.decode(one, group, found))
+                parts.append(self.decode(one, group.context, found))
         self.progress(1.0)
         return torch.cat(parts).unflatten(0, (len(z), len(phrases)))[..., :height, :width]
 

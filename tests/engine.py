@@ -18,12 +18,16 @@ ROOT = Path(__file__).parents[1]
 CHECKOUT = os.environ.get("COMFYUI_PATH")
 
 
+STUBBED: list[str] = []
+
+
 def stub(name: str, **members) -> None:
     """A module of that name where the real one is not installed, or not wanted."""
     module = ModuleType(name)
     module.__spec__, module.__path__ = ModuleSpec(name, None, is_package=True), []
     vars(module).update(members)
     sys.modules[name] = module
+    STUBBED.append(name)
     parent, _, child = name.rpartition(".")
     if parent in sys.modules:
         setattr(sys.modules[parent], child, module)
@@ -32,6 +36,8 @@ def stub(name: str, **members) -> None:
 def start() -> SimpleNamespace | None:
     """The engine's modules, on the CPU; None where none is installed."""
     if importlib.util.find_spec("torchvision") is None:  # imported by every engine, used by none of what runs here
+        if importlib.util.find_spec("transformers"):  # which remembers whether it was there
+            importlib.import_module("transformers.utils").is_torchvision_available()
         stub("torchvision")
         stub("torchvision.transforms", Normalize=object, functional=None)
     path, arguments = list(sys.path), sys.argv
@@ -62,6 +68,8 @@ def start() -> SimpleNamespace | None:
         sys.argv = arguments
         if not CHECKOUT:
             sys.path[:] = path
+        for name in STUBBED:  # other libraries ask whether they are there
+            sys.modules.pop(name, None)
     return SimpleNamespace(**{m.__name__.rpartition(".")[2]: m for m in modules})
 
 

@@ -38,18 +38,19 @@ def close(a, b, tolerance=1e-5):
 
 
 def test_comfyuis_classes_compute_what_ours_do(host, ours, z):
-    context = ours.embed(["a cat", "a red apple"])
-    assert close(host.embed(["a cat", "a red apple"]), context)
+    text = ours.embed(["a cat", "a red apple"])
+    context = text.context
+    assert close(host.embed(["a cat", "a red apple"]).context, context)
     t = torch.tensor([400, 40])
     assert close(host.model.model.diffusion_model(z, t, context=context), ours.model.unet(z, t, context))
     assert close(host.vae.decode(z / 0.18215), ours.decode(z), 1e-4)
     assert asdict(host.unet_config) == asdict(ours.unet_config) and host.prediction == "v"
-    maps, ours_maps = (h.extract(z, context, TAPS, timestep=350, seed=7).maps for h in (host, ours))
+    maps, ours_maps = (h.extract(z, text, TAPS, timestep=350, seed=7).maps for h in (host, ours))
     assert all(close(a, b) for a, b in zip(maps, ours_maps, strict=True))
 
 
 def test_brackets_in_a_phrase_are_letters(host, ours):
-    assert close(host.embed(["cat (red:1.4)"]), ours.embed(["cat (red:1.4)"]))
+    assert close(host.embed(["cat (red:1.4)"]).context, ours.embed(["cat (red:1.4)"]).context)
 
 
 def reference(host, core, z, context, timestep, seed):
@@ -70,20 +71,20 @@ def reference(host, core, z, context, timestep, seed):
 
 @pytest.mark.parametrize("timestep", [300, 400, 499])
 def test_features_equal_plain_hooks_on_a_whole_pass(host, core, z, timestep):
-    context = host.embed(["cat", "red apple"])
-    expected, _ = reference(host, core, z, context, timestep, seed=3)
-    features = host.extract(z, context, TAPS, timestep=timestep, seed=3)
+    text = host.embed(["cat", "red apple"])
+    expected, _ = reference(host, core, z, text.context, timestep, seed=3)
+    features = host.extract(z, text, TAPS, timestep=timestep, seed=3)
     assert features.timestep == timestep and features.taps == TAPS
     assert all(torch.equal(found, expected[tap]) for tap, found in zip(TAPS, features.maps, strict=True))
 
 
 def test_the_pass_ends_at_the_last_tap(host, core, z):
-    context = host.embed(["cat", "red apple"])
-    _, everything = reference(host, core, z, context, 400, seed=0)
+    text = host.embed(["cat", "red apple"])
+    _, everything = reference(host, core, z, text.context, 400, seed=0)
     visited, network = [], host.model.model.diffusion_model
     names = {m: name for name, m in network.named_modules()}
     handles = [m.register_forward_pre_hook(lambda m, i: visited.append(names[m])) for m in names]
-    host.extract(z, context, TAPS)
+    host.extract(z, text, TAPS)
     for handle in handles:
         handle.remove()
     last = everything.index("output_blocks.5.1")
@@ -97,12 +98,12 @@ def out_of_memory(*given):
 
 
 def test_no_hook_stays_whatever_happens(host, core, z, mini):
-    context = host.embed(["cat", "red apple"])
-    host.extract(z, context, TAPS)
+    text = host.embed(["cat", "red apple"])
+    host.extract(z, text, TAPS)
     assert hooks(mini.unet) == 0
     fault = mini.unet.output_blocks[3][0].register_forward_hook(out_of_memory)
     with pytest.raises(MemoryError):
-        host.extract(z, context, TAPS)
+        host.extract(z, text, TAPS)
     fault.remove()
     assert hooks(mini.unet) == 0
 
@@ -114,24 +115,24 @@ def patched(mini, name, change):
 
 
 def test_other_nodes_patches_do_not_reach_the_features(core, mini, host, z):
-    context = host.embed(["cat", "red apple"])
+    text = host.embed(["cat", "red apple"])
     free_u = patched(mini, "output_block_patch", lambda h, skip, options: (h * 1.4, skip))
     wrapped = patched(mini, "unet_function_wrapper", lambda apply, given: apply(given["input"], given["timestep"]) * 0)
     for model in (free_u, wrapped):
-        other = core("hosts.comfy").ComfyHost(model, mini.clip).extract(z, context, TAPS)
-        plain = host.extract(z, context, TAPS)
+        other = core("hosts.comfy").ComfyHost(model, mini.clip).extract(z, text, TAPS)
+        plain = host.extract(z, text, TAPS)
         assert all(torch.equal(a, b) for a, b in zip(other.maps, plain.maps, strict=True))
 
 
 def test_a_lora_does_reach_them_and_is_gone_afterwards(core, mini, host, z):
-    context = host.embed(["cat", "red apple"])
+    text = host.embed(["cat", "red apple"])
     before = mini.draw()["samples"]
     tuned = mini.model.clone()
     key = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
     weight = mini.unet.input_blocks[1][0].in_layers[2].weight
     tuned.add_patches({key: (torch.ones_like(weight) * 0.01,)})
-    maps = core("hosts.comfy").ComfyHost(tuned, mini.clip).extract(z, context, TAPS).maps
-    assert not torch.equal(maps[0], host.extract(z, context, TAPS).maps[0])
+    maps = core("hosts.comfy").ComfyHost(tuned, mini.clip).extract(z, text, TAPS).maps
+    assert not torch.equal(maps[0], host.extract(z, text, TAPS).maps[0])
     assert torch.equal(mini.draw()["samples"], before)
 
 
@@ -147,7 +148,7 @@ def test_prompts_for_drawing_may_skip_layers_but_phrases_do_not(core, mini, host
     clip = mini.clip.clone()
     clip.clip_layer(-2)
     skipping = core("hosts.comfy").ComfyHost(mini.model, clip)
-    assert torch.equal(skipping.embed(["cat"]), host.embed(["cat"]))
+    assert torch.equal(skipping.embed(["cat"]).context, host.embed(["cat"]).context)
     assert clip.layer_idx == -2
 
 
@@ -213,7 +214,7 @@ def test_flux_is_refused_by_name(pack_nodes, mini, core, node):
     flux = unlike(mini.model, diffusion_model=torch.nn.Linear(2, 2), model_config=families.Flux({}))
     rest = (mini.clip, mini.decoder, "cat") if node == "LDZNetSegment" else ()
     options = {"latent": {"samples": torch.zeros(1, 16, 16, 16)}} if rest else {}
-    with pytest.raises(core("errors").InputError, match=r"family Flux, .*Stable Diffusion 1\.x and 2\.x"):
+    with pytest.raises(core("errors").InputError, match=r"family Flux, .*Stable Diffusion 1\.x, 2\.x and SDXL"):
         pack_nodes[node].execute(flux, *rest, **options)
 
 
@@ -232,7 +233,7 @@ def test_a_latent_of_sixteen_channels_is_refused(pack_nodes, mini, core):
 def test_a_clip_of_another_family_is_refused(pack_nodes, mini, core):
     clip = SimpleNamespace(
         clip_layer=lambda layer: None, tokenize=lambda text: text,
-        encode_from_tokens=lambda tokens: torch.zeros(1, 77, 1024),
+        encode_from_tokens=lambda tokens, **options: (torch.zeros(1, 77, 1024), None),
     )  # fmt: skip
     clip.clone = lambda: clip
     with pytest.raises(core("errors").InputError, match="texts of width 1024, but .* reads 96"):

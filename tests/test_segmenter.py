@@ -81,7 +81,7 @@ def test_only_phrase_features_cost_a_row_a_phrase(host, ldznet, passes, text, ro
 
 def test_given_features_save_the_pass(host, ldznet, passes):
     z = host.encode(images(1, 64, 64, 3))
-    features = host.extract(z, host.embed([""]), ldznet.taps, text="empty")
+    features = host.extract(z, host.embed([""]), ldznet.taps, said="empty")
     passes.clear()
     shared = Segmenter(host, ldznet).latent(z, PHRASES, features=features)
     assert passes == []

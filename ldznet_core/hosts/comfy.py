@@ -11,13 +11,13 @@ from functools import cached_property
 import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher
-from comfy.model_sampling import V_PREDICTION
+from comfy.model_sampling import EDM, V_PREDICTION
 from comfy.sample import sample_custom
 from comfy.samplers import KSAMPLER
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..features import Features, overhear
+from ..features import Features, Text, overhear
 from ..ldm import unet_config
 from ..networks.decoder import MaskDecoder
 from ..networks.unet import UNetConfig
@@ -26,7 +26,7 @@ from ..tokenizer import LENGTH
 
 log = logging.getLogger("LD-ZNet")
 
-WORKS = "LD-ZNet reads the UNets of Stable Diffusion 1.x and 2.x"
+WORKS = "LD-ZNet reads the UNets of Stable Diffusion 1.x, 2.x and SDXL"
 
 
 def family(model: ModelPatcher) -> str:
@@ -102,7 +102,10 @@ class ComfyHost:
 
     @property
     def prediction(self) -> str:
-        return "v" if isinstance(self.model.get_model_object("model_sampling"), V_PREDICTION) else "eps"
+        sampling = self.model.get_model_object("model_sampling")
+        if isinstance(sampling, EDM):  # a V_PREDICTION to ComfyUI
+            return "edm"
+        return "v" if isinstance(sampling, V_PREDICTION) else "eps"
 
     @cached_property
     def unet_config(self) -> UNetConfig:
@@ -142,37 +145,41 @@ class ComfyHost:
         return self.model.get_model_object("latent_format").process_in(latent.float())
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Texts to contexts [B, 77, D]. Brackets are letters here: a phrase has no weights."""
-        contexts = []
+    def embed(self, texts: Sequence[str]) -> Text:
+        """Texts to contexts [B, 77, D] and, for SDXL, pooled texts. Brackets are letters here: a phrase has no
+        weights."""
+        contexts, pools = [], []
         for text in texts:
             tokens = self.clip.tokenize(text.replace("(", r"\(").replace(")", r"\)"))
-            context = self.clip.encode_from_tokens(tokens)  # [1, 77 a started 75 tokens, D]
+            # [1, 77 a started 75 tokens, D] and [1, E]
+            context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             if context.shape[1] > LENGTH:
                 log.warning("%r is longer than %d tokens: what goes past them is not read", text, LENGTH - 2)
             contexts.append(context[:, :LENGTH])
+            pools.append(pooled)
         context, width = torch.cat(contexts), self.unet_config.context_dim
         if context.shape[-1] != width:
             raise InputError(
                 f"the CLIP writes texts of width {context.shape[-1]}, but {self.name} reads {width}: "
                 "use the CLIP that came with the model"
             )
-        return context
+        return Text(context, torch.cat(pools) if self.unet_config.vector_channels else None)
 
     @torch.inference_mode()
     def extract(
         self,
         z: Tensor,
-        context: Tensor,
+        text: Text,
         taps: Sequence[str],
         *,
         timestep: int = 400,
         seed: int = 0,
-        text: str = "phrase",
+        said: str = "phrase",
     ) -> Features:
         """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
 
-        The pass is one step of the host's own sampler: loading, precision, LoRAs and inpainting inputs are its work.
+        The pass is one step of the host's own sampler: loading, precision, LoRAs, inpainting inputs and SDXL's size
+        conditions are its work. `said` is what `text` says: "phrase", "caption" or "empty".
         """
         sampling = self.model.get_model_object("model_sampling")
         sigma = sampling.sigma(torch.tensor([float(timestep)])).cpu()
@@ -188,9 +195,10 @@ class ComfyHost:
 
         nothing = torch.zeros_like(z, device="cpu")
         sigmas = torch.cat([sigma, torch.zeros(1)])
+        prompt = [[text.context, {} if text.pooled is None else {"pooled_output": text.pooled}]]
         sample_custom(
-            self.plain, nothing, 1.0, KSAMPLER(step), sigmas, [[context, {}]], [], nothing, disable_pbar=True, seed=seed
+            self.plain, nothing, 1.0, KSAMPLER(step), sigmas, prompt, [], nothing, disable_pbar=True, seed=seed
         )
         if len(heard) < len(taps):
             raise InputError(f"{self.name} ran without passing {', '.join(t for t in taps if t not in heard)}")
-        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, text)
+        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)

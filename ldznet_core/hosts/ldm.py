@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..features import Features
+from ..features import Features, Text
 from ..ldm import LatentDiffusion, read
 from ..networks.decoder import MaskDecoder
 from ..schedule import noise_like
@@ -73,10 +73,10 @@ class LDMHost:
         return (pixels.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
 
     @torch.inference_mode()
-    def embed(self, texts: Sequence[str]) -> Tensor:
+    def embed(self, texts: Sequence[str]) -> Text:
         """Texts to contexts [B, 77, D]; what goes past 77 tokens is cut."""
         tokens = [self.model.tokenizer.encode(text) for text in texts]
-        return self.model.text(torch.tensor(tokens, device=self.device))
+        return Text(self.model.text(torch.tensor(tokens, device=self.device)))
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens at the end of a text `embed` leaves out."""
@@ -87,18 +87,21 @@ class LDMHost:
     def extract(
         self,
         z: Tensor,
-        context: Tensor,
+        text: Text,
         taps: Sequence[str],
         *,
         timestep: int = 400,
         seed: int = 0,
-        text: str = "phrase",
+        said: str = "phrase",
     ) -> Features:
-        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them."""
+        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
+
+        `said` is what `text` says: "phrase", "caption" or "empty".
+        """
         timesteps = torch.full((z.shape[0],), timestep, device=self.device)
         z_t = self.model.schedule.add_noise(z, noise_like(z, seed), timesteps)
-        maps = self.model.unet.extract(z_t, timesteps, context, taps)
-        return Features(tuple(maps), tuple(taps), timestep, text)
+        maps = self.model.unet.extract(z_t, timesteps, text.context, taps)
+        return Features(tuple(maps), tuple(taps), timestep, said)
 
     def guided(
         self, z_t: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str] = ()
@@ -130,7 +133,7 @@ class LDMHost:
         schedule = self.model.schedule
         noise = torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
         noise = noise.to(self.device)
-        context = self.embed(["", caption])
+        context = self.embed(["", caption]).context
         steps = schedule.steps(STEPS)
         nearest = min(steps, key=lambda t: abs(t - CAPTURE_AT))
         captured: list[Features] = []

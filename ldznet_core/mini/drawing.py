@@ -24,9 +24,7 @@ GROUNDS = ("white", "blue", "green", "pink", "yellow", "purple")
 @torch.inference_mode()
 def denoise(host: LDMHost, z_t: Tensor, captions: list[str], steps: list[int]) -> Tensor:
     """Denoise `z_t` [B, 4, h, w] from timestep `steps[0]` with guidance, a caption a row."""
-    said, empty = host.embed(captions), host.embed([""] * len(captions))
-    context = torch.cat([empty, said])
-
+    context = torch.cat([host.embed([""] * len(captions)).context, host.embed(captions).context])
     *_, (_, z) = host.model.schedule.ddim(lambda z, t: host.guided(z, t, context)[0], z_t, steps)
     return z
 

@@ -74,12 +74,12 @@ def predictions(
         part = asked[start : start + batch]
         index = [i for i, _ in part]
         z = data.z[index].to(host.device)
-        context = host.embed([phrase for _, phrase in part])
         given = to_network(data.images[index]).to(host.device) if decoder.kind == "rgbnet" else z
-        said = {"phrase": [p for _, p in part], "caption": [data.captions[i] for i in index], "empty": [""] * len(part)}
-        said = host.embed(said[text])
+        phrases, captions = [p for _, p in part], [data.captions[i] for i in index]
+        context = host.embed(phrases).context
+        shown = host.embed({"phrase": phrases, "caption": captions, "empty": [""] * len(part)}[text])
         with half_precision(str(host.device)):
-            maps = host.extract(z, said, decoder.taps, text=text).maps if decoder.taps else None
+            maps = host.extract(z, shown, decoder.taps, said=text).maps if decoder.taps else None
             logits = decoder(given, context, maps)[:, 0]
         yield logits.float().sigmoid().cpu()
 

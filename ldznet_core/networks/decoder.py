@@ -17,8 +17,9 @@ KINDS = ("ldznet", "znet", "rgbnet")
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """`unet` holds the host UNet's sizes. `head_channels` is 1 in the paper: one channel from the latent grid to
-    full resolution. A network that works on small grids draws finer edges with a few more."""
+    """`unet` holds the host UNet's sizes; of those, a decoder leaves out `vector_channels`. `head_channels` is 1 in
+    the paper: one channel from the latent grid to full resolution. A network that works on small grids draws finer
+    edges with a few more."""
 
     kind: str
     unet: UNetConfig
@@ -71,7 +72,8 @@ class MaskDecoder(UNet):
 
     def __init__(self, config: DecoderConfig):
         grid = config.grid if config.kind == "ldznet" else 0
-        super().__init__(replace(config.unet, out_channels=config.head_channels, feature_grid=grid))
+        own = {"out_channels": config.head_channels, "feature_grid": grid, "vector_channels": 0}
+        super().__init__(replace(config.unet, **own))
         self.decoder_config = config
         self.kind = config.kind
         self.taps = config.unet.taps if config.kind == "ldznet" else ()

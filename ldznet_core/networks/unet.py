@@ -15,10 +15,12 @@ from .layers import Downsample, ResBlock, SpatialTransformer, Upsample, timestep
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of a UNet. The defaults are SD 1.x; SD 2.x has `context_dim=1024, head_channels=64, use_linear=True`.
+    """Sizes of a UNet. The defaults are SD 1.x; `SD2` and `SDXL` are below.
 
-    `attention_levels` counts resolutions from the finest (0). `feature_grid` > 0 (the side of the latent that the
-    network is trained on, 48 for the authors' 384 px) makes the tapped blocks read a feature map each.
+    `attention_levels` counts resolutions from the finest (0). `transformer_depth` is one number, or one a level (0
+    where there is no attention); the middle block is as deep as the lowest level with attention. `feature_grid` > 0
+    (the side of the latent that the network is trained on, 48 for the authors' 384 px) makes the tapped blocks read a
+    feature map each.
     """
 
     in_channels: int = 4
@@ -30,12 +32,18 @@ class UNetConfig:
     num_heads: int = 8
     head_channels: int = 0  # 0: `num_heads` heads everywhere; else heads of this many channels
     context_dim: int = 768
-    transformer_depth: int = 1
+    transformer_depth: int | tuple[int, ...] = 1
     use_linear: bool = False
+    vector_channels: int = 0  # of what is added to the time embedding: SDXL's pooled text and picture sizes
     feature_grid: int = 0
 
     def heads(self, channels: int) -> int:
         return channels // self.head_channels if self.head_channels else self.num_heads
+
+    def depth(self, level: int) -> int:
+        """Transformer blocks in each spatial transformer of this level; below the last with attention, the middle's."""
+        level = min(level, max(self.attention_levels))
+        return self.transformer_depth if isinstance(self.transformer_depth, int) else self.transformer_depth[level]
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -52,20 +60,33 @@ class UNetConfig:
         return self.feature_grid // 2**level if tap in self.taps else 0
 
 
+SD2 = UNetConfig(context_dim=1024, head_channels=64, use_linear=True)
+SDXL = UNetConfig(
+    channel_mult=(1, 2, 4), attention_levels=(1, 2), transformer_depth=(0, 2, 10), context_dim=2048,
+    head_channels=64, use_linear=True, vector_channels=2816,
+)  # fmt: skip
+
+
+def embedder(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, out), nn.SiLU(), nn.Linear(out, out))
+
+
 class Block(nn.ModuleList):
     """Layers run in order; each is handed what its kind takes."""
 
     def forward(self, x: Tensor, embedding: Tensor, context: Tensor, feature: Tensor | None = None) -> Tensor:
         return self.run(x, embedding, context, feature)[0]
 
-    def run(self, x, embedding, context, feature=None) -> tuple[Tensor, Tensor | None]:
-        """Output of the block, and the map right after its spatial transformer."""
+    def run(self, x, embedding, context, feature=None, stop: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Output of the block, and the map right after its spatial transformer, where it ends with `stop`."""
         tapped = None
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, embedding)
             elif isinstance(layer, SpatialTransformer):
                 x = tapped = layer(x, context, feature)
+                if stop:
+                    break
             else:
                 x = layer(x)
         return x, tapped
@@ -74,18 +95,21 @@ class Block(nn.ModuleList):
 class UNet(nn.Module):
     """eps or v of a noised latent: ([B, 4, h, w], timesteps [B], context [B, N, D]) -> [B, 4, h, w].
 
-    h and w must be multiples of 2 ** (number of levels - 1): 8 for every SD model.
+    h and w must be multiples of 2 ** (number of levels - 1): 8 for SD 1.x and 2.x, 4 for SDXL. A UNet with
+    `vector_channels` also needs `vector` [B, vector_channels], another takes none: ValueError.
     """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         c, ch = config, config.model_channels
-        self.time_embed = nn.Sequential(nn.Linear(ch, ch * 4), nn.SiLU(), nn.Linear(ch * 4, ch * 4))
+        self.time_embed = embedder(ch, ch * 4)
+        if c.vector_channels:
+            self.label_emb = nn.Sequential(embedder(c.vector_channels, ch * 4))
 
         def transformer(channels: int, tap: str, level: int) -> SpatialTransformer:
             return SpatialTransformer(
-                channels, c.context_dim, c.heads(channels), c.transformer_depth, c.use_linear, c.pool_grid(tap, level)
+                channels, c.context_dim, c.heads(channels), c.depth(level), c.use_linear, c.pool_grid(tap, level)
             )
 
         def name(kind: str, blocks: Sequence) -> str:
@@ -128,16 +152,20 @@ class UNet(nn.Module):
             nn.GroupNorm(32, current), nn.SiLU(), nn.Conv2d(current, c.out_channels, 3, padding=1)
         )
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str] = ()):
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str] = (), vector: Tensor | None = None
+    ):
         """The prediction; with `taps`, a pair of the prediction and the tapped maps in the order of `taps`."""
         found: dict[str, Tensor] = {}
-        h = self.out(self.trunk(x, timesteps, context, found=found if taps else None))
+        h = self.out(self.trunk(x, timesteps, context, found=found if taps else None, vector=vector))
         return (h, [found[tap] for tap in taps]) if taps else h
 
-    def extract(self, x: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str]) -> list[Tensor]:
+    def extract(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str], vector: Tensor | None = None
+    ) -> list[Tensor]:
         """The tapped maps alone; computes nothing past the last of them."""
         found: dict[str, Tensor] = {}
-        self.trunk(x, timesteps, context, found=found, wanted=frozenset(taps))
+        self.trunk(x, timesteps, context, found=found, wanted=frozenset(taps), vector=vector)
         return [found[tap] for tap in taps]
 
     def trunk(
@@ -148,24 +176,31 @@ class UNet(nn.Module):
         features: Mapping[str, Tensor] | None = None,
         found: dict[str, Tensor] | None = None,
         wanted: frozenset[str] | None = None,
+        vector: Tensor | None = None,
     ) -> Tensor | None:
         """Everything before the head. `features` are read by the blocks of those names, maps after spatial
         transformers are put in `found`; once all of `wanted` are there, the pass ends and gives None."""
         embedding = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)
         embedding = self.time_embed(embedding)
+        if (vector is None) == bool(self.config.vector_channels):
+            given = "none" if vector is None else list(vector.shape)
+            raise ValueError(f"this UNet takes a vector of {self.config.vector_channels} channels, got {given}")
+        if vector is not None:
+            embedding = embedding + self.label_emb(vector.to(x.dtype))
         features = features or {}
         skips: list[Tensor] = []
         h = x
         for name, block in self.blocks():
             if name.startswith("output_blocks"):
                 h = torch.cat([h, skips.pop()], dim=1)
-            h, tapped = block.run(h, embedding, context, features.get(name))
+            last = wanted is not None and wanted <= {*found, name}
+            h, tapped = block.run(h, embedding, context, features.get(name), stop=last)
             if name.startswith("input_blocks"):
                 skips.append(h)
             if found is not None and tapped is not None:
                 found[name] = tapped
-                if wanted is not None and wanted <= found.keys():
-                    return None
+            if last:
+                return None
         return h
 
     def blocks(self):

@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .errors import InputError
 from .features import Features
 from .images import to_tensor, working_size
 from .networks.decoder import MaskDecoder
+from .readings import Reading, as_authors, authors_size, repeatable
+from .weights import DecoderInfo
 
 FEATURE_TEXTS = ("phrase", "caption", "empty")
 PHRASES_AT_ONCE = 8  # bounds the memory of one pass
@@ -62,21 +65,34 @@ class Segmenter:
     """Soft masks of phrases, from a host's model and a decoder trained for it.
 
     `text` is what conditions the host's features: "phrase" (one UNet pass a phrase, the paper's way), "caption"
-    or "empty" (one pass for all phrases). `progress` is called before every pass of a network with the share of
-    the work that is done, 0..1; what it raises (an interruption) ends the work.
+    or "empty" (one pass for all phrases). `samples` masks under different noise are averaged, at that many times the
+    cost; `authors` reads as their demo does (see `readings.as_authors`). `progress` is called before every pass of a
+    network with the share of the work that is done, 0..1; what it raises (an interruption) ends the work.
     """
 
     def __init__(
-        self, host, decoder: MaskDecoder, text: str = "phrase", progress: Callable[[float], None] | None = None
+        self,
+        host,
+        decoder: MaskDecoder,
+        text: str = "phrase",
+        *,
+        samples: int = 1,
+        authors: bool = False,
+        progress: Callable[[float], None] | None = None,
     ):
         if text not in FEATURE_TEXTS:
             raise InputError(f"features cannot be conditioned on {text!r}: choose one of {', '.join(FEATURE_TEXTS)}")
+        if samples < 1:
+            raise InputError(f"{samples} samples cannot be averaged: ask for 1 or more")
         check_fit(host, decoder)
-        self.host, self.decoder, self.text = host, decoder, text
+        self.host, self.decoder, self.text, self.samples, self.authors = host, decoder, text, samples, authors
         self.progress = progress or (lambda share: None)
-        info = getattr(decoder, "info", None)
-        self.template = info.templates[0] if info else "a photo of a {}."
-        self.pixels = info.pixels if info else 384 * 384
+        self.info = getattr(decoder, "info", None) or DecoderInfo(family="", prediction=host.prediction)
+
+    @property
+    def template(self) -> str:
+        """The sentence that a phrase is put in."""
+        return self.info.templates[0]
 
     def __call__(
         self, image, phrases: Sequence[str], *, timestep: int = 400, seed: int = 0, caption: str = ""
@@ -90,22 +106,18 @@ class Segmenter:
         phrases = check_phrases(phrases)
         image = to_tensor(image)
         height, width = image.shape[1:3]
-        size = working_size(height, width, area=self.pixels, multiple=64)
-        small = image if size == (height, width) else resize(image, size)
-        given = []
-        for i in range(len(small)):
-            self.progress(ENCODING * i / len(small))
-            given.append(self.given(small[i : i + 1]))
-        masks = self.masks(
-            torch.cat(given), phrases, timestep=timestep, seed=seed, caption=caption, done=ENCODING
-        )
-        return fit(masks, (height, width))
-
-    def given(self, image: Tensor) -> Tensor:
-        """What the decoder reads of images [B, H, W, 3] in 0..1: their scaled latents, or for RGBNet themselves."""
-        if self.decoder.kind == "rgbnet":
-            return image.permute(0, 3, 1, 2) * 2 - 1
-        return self.host.encode(image)
+        if self.authors:
+            small = lanczos(image, authors_size(height, width, self.info.pixels))
+        else:
+            small = resize(image, working_size(height, width, area=self.info.pixels, multiple=64))
+        turns = self.readings(len(phrases), timestep, seed)
+        masks, given, share = [], None, 1 / len(turns)
+        for turn, reading in enumerate(turns):
+            if given is None or reading.posterior is not None:
+                given = self.given(small, reading.posterior, turn * share, share * ENCODING)
+            begun = (turn + ENCODING) * share
+            masks.append(self.read(given, phrases, reading, caption, None, begun, share * (1 - ENCODING)))
+        return fit(sum(masks) / len(masks), (height, width))
 
     def latent(
         self,
@@ -121,24 +133,45 @@ class Segmenter:
 
         With `features` (captured while sampling, one row an image) no UNet pass is made at all.
         """
-        return self.masks(z, phrases, timestep=timestep, seed=seed, caption=caption, features=features)
+        phrases = check_phrases(phrases)
+        turns = self.readings(len(phrases), timestep, seed)
+        if features is not None:
+            turns = turns[:1]  # their noise was the sampler's
+        share = 1 / len(turns)
+        masks = [self.read(z, phrases, r, caption, features, i * share, share) for i, r in enumerate(turns)]
+        return sum(masks) / len(masks)
+
+    def readings(self, phrases: int, timestep: int, seed: int) -> list[Reading]:
+        if not 0 <= timestep <= 999:
+            raise InputError(f"timestep {timestep} is outside 0..999: LD-ZNet reads features at 300 to 500")
+        if self.authors:
+            return as_authors(phrases, self.info.templates, self.info.timesteps, seed, self.samples)
+        turns = repeatable(phrases, self.template, timestep, seed, self.samples)
+        return turns if self.decoder.taps else turns[:1]  # without features there is no noise to average over
+
+    def given(self, images: Tensor, posterior: int | None, done: float, share: float) -> Tensor:
+        """What the decoder reads of images [B, H, W, 3] in 0..1: their scaled latents, or for RGBNet themselves."""
+        if self.decoder.kind == "rgbnet":
+            return images.permute(0, 3, 1, 2) * 2 - 1
+        sampled = {} if posterior is None else {"seed": posterior}
+        latents = []
+        for i in range(len(images)):
+            self.progress(done + share * i / len(images))
+            latents.append(self.host.encode(images[i : i + 1], **sampled))
+        return torch.cat(latents)
 
     @torch.inference_mode()
-    def masks(
+    def read(
         self,
         z: Tensor,
         phrases: Sequence[str],
-        *,
-        timestep: int,
-        seed: int,
-        caption: str,
+        reading: Reading,
+        caption: str = "",
         features: Features | None = None,
         done: float = 0.0,
+        share: float = 1.0,
     ) -> Tensor:
-        """As `latent`; `done` is the share of the work that came before."""
-        phrases = check_phrases(phrases)
-        if not 0 <= timestep <= 999:
-            raise InputError(f"timestep {timestep} is outside 0..999: LD-ZNet reads features at 300 to 500")
+        """Masks of one reading, as `latent`; `done` is the share of the work that came before, `share` its own."""
         pixels = self.decoder.kind == "rgbnet"
         if pixels and z.shape[1] != 3:
             raise InputError("an rgbnet decoder reads pixels, not latents: use it where there is an image to look at")
@@ -146,11 +179,11 @@ class Segmenter:
         height, width = z.shape[-2] * scale, z.shape[-1] * scale
         # The decoder halves its grid three times; what is added at the right and below is cut off again.
         z = F.pad(z, (0, -z.shape[-1] % (64 // scale), 0, -z.shape[-2] % (64 // scale)), mode="replicate")
-        text = self.host.embed([self.template.format(p) for p in phrases])  # one row a phrase
-        taps = self.decoder.taps
+        text = self.host.embed([t.format(p) for t, p in zip(reading.templates, phrases, strict=True)])
+        taps, noise = self.decoder.taps, {"timestep": reading.timestep, "seed": reading.seed}
         if taps and features is None and self.text != "phrase":
             shared = self.host.embed([caption if self.text == "caption" else ""]).expand(len(z))
-            features = self.host.extract(z, shared, taps, timestep=timestep, seed=seed, said=self.text)
+            features = self.host.extract(z, shared, taps, said=self.text, **noise)
 
         groups = [text[i : i + PHRASES_AT_ONCE] for i in range(0, len(phrases), PHRASES_AT_ONCE)]
         work = [(row, group) for row in range(len(z)) for group in groups]
@@ -161,19 +194,19 @@ class Segmenter:
             # All features, then all masks: a host short of memory changes networks twice a block, not twice a mask.
             maps = []
             for i, (row, group) in enumerate(block):
-                self.progress(done + (1 - done) * (start + i / 2) / len(work))
+                self.progress(done + share * (start + i / 2) / len(work))
                 one = z[row : row + 1].expand(len(group), -1, -1, -1)
                 if not taps:
                     maps.append(None)
                 elif features is None:
-                    maps.append(self.host.extract(one, group, taps, timestep=timestep, seed=seed).maps)
+                    maps.append(self.host.extract(one, group, taps, **noise).maps)
                 else:
                     maps.append(features.row(row).repeat(len(group)).maps)
             for i, ((row, group), found) in enumerate(zip(block, maps, strict=True)):
-                self.progress(done + (1 - done) * (start + (len(block) + i) / 2) / len(work))
+                self.progress(done + share * (start + (len(block) + i) / 2) / len(work))
                 one = z[row : row + 1].expand(len(group), -1, -1, -1)
                 parts.append(self.decode(one, group.context, found))
-        self.progress(1.0)
+        self.progress(done + share)
         return torch.cat(parts).unflatten(0, (len(z), len(phrases)))[..., :height, :width]
 
     def decode(self, z: Tensor, context: Tensor, maps: Sequence[Tensor] | None) -> Tensor:
@@ -206,6 +239,15 @@ def fit(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """[B, H, W, 3] to [B, *size, 3], smoothed where it shrinks."""
+    if image.shape[1:3] == size:
+        return image
     pixels = image.permute(0, 3, 1, 2)
     pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True)
     return pixels.permute(0, 2, 3, 1).clamp(0, 1)
+
+
+def lanczos(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `resize`, by Pillow's Lanczos filter on 8 bits, as the authors do."""
+    bytes_ = (image.cpu() * 255).round().byte().numpy()
+    small = [to_tensor(Image.fromarray(one).resize(size[::-1], Image.Resampling.LANCZOS)) for one in bytes_]
+    return torch.cat(small)

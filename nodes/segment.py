@@ -31,6 +31,13 @@ class LDZNetSegment(io.ComfyNode):
                 TIMESTEP,
                 SEED,
                 THRESHOLD,
+                io.Int.Input(
+                    "samples",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Masks under so many noises are averaged: steadier, at that many times the cost",
+                ),
             ],
             outputs=mask_outputs(),
             is_output_node=True,
@@ -38,13 +45,14 @@ class LDZNetSegment(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, decoder, text, image=None, latent=None, vae=None, timestep=400, seed=0, threshold=0.5
+        cls, model, clip, decoder, text, image=None, latent=None, vae=None, timestep=400, seed=0, threshold=0.5,
+        samples=1,
     ) -> io.NodeOutput:
         phrases = split_phrases(text)
         if image is None and latent is None:
             raise InputError("there is nothing to look at: connect an image or a latent")
         host = ComfyHost(model, clip, vae, decoder)
-        segmenter = Segmenter(host, decoder.model, progress=progress())
+        segmenter = Segmenter(host, decoder.model, samples=samples, progress=progress())
         if latent is None or decoder.model.kind == "rgbnet" and image is not None:
             masks = segmenter(image[..., :3], phrases, timestep=timestep, seed=seed)
         else:

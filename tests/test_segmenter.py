@@ -7,6 +7,8 @@ import torch
 
 from ldznet_core import InputError, Segmenter, load_decoder, load_host
 from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
+from ldznet_core.official import TEMPLATES
+from ldznet_core.readings import authors_size
 
 PHRASES = ["cat", "red apple"]
 
@@ -125,3 +127,51 @@ def test_a_decoder_of_another_family_is_refused_with_both_named(host, ldznet):
     other.info = replace(ldznet.info, prediction="v")
     with pytest.raises(InputError, match="prediction v, but that of test is eps"):
         Segmenter(host, other)
+
+
+def test_samples_are_averaged_over_seeds(host, ldznet):
+    image = images(1, 64, 64, 3)
+    alone = [Segmenter(host, ldznet)(image, PHRASES, seed=seed) for seed in (5, 6, 7)]
+    together = Segmenter(host, ldznet, samples=3)(image, PHRASES, seed=5)
+    assert torch.allclose(together, sum(alone) / 3, atol=1e-5)
+
+
+def test_samples_cost_a_decoder_without_features_nothing(host, made, passes):
+    znet = load_decoder(made / "znet.safetensors")
+    image = images(1, 64, 64, 3)
+    assert torch.equal(Segmenter(host, znet, samples=9)(image, PHRASES), Segmenter(host, znet)(image, PHRASES))
+    assert passes == []
+
+
+def test_the_authors_way_draws_everything_from_the_seed(host, ldznet, monkeypatch):
+    sizes, seeds, timesteps, texts = set(), set(), [], []
+    encode, extract, embed = host.encode, host.extract, host.embed
+    monkeypatch.setattr(ldznet, "info", replace(ldznet.info, templates=TEMPLATES, pixels=128 * 128))
+    monkeypatch.setattr(
+        host, "encode", lambda x, seed=None: (sizes.add(x.shape[1:3]), seeds.add(seed)) and encode(x, seed)
+    )
+    monkeypatch.setattr(host, "embed", lambda given: texts.extend(given) or embed(given))
+    monkeypatch.setattr(
+        host, "extract", lambda *a, timestep, **k: timesteps.append(timestep) or extract(*a, timestep=timestep, **k)
+    )
+    segment, image = Segmenter(host, ldznet, authors=True, samples=20), images(1, 130, 190, 3)
+    masks = segment(image, PHRASES, seed=1)
+    assert masks.shape == (1, 2, 130, 190)
+    assert len(seeds) == 20 and sizes == {(64, 128)}
+    assert all(300 <= t < 500 for t in timesteps) and len(set(timesteps)) > 10
+    assert set(texts) <= {t.format(p) for t in TEMPLATES for p in PHRASES} and len(set(texts)) > 10
+    assert torch.equal(masks, segment(image, PHRASES, seed=1))
+    assert not torch.equal(masks, segment(image, PHRASES, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((384, 384), (384, 384)), ((480, 640), (320, 384)), ((1080, 1920), (256, 512)), ((400, 600), (256, 448))],
+)
+def test_the_authors_sizes(shape, expected):
+    assert authors_size(*shape, area=384 * 384) == expected
+
+
+def test_the_authors_sizes_have_no_room_for_a_very_narrow_picture():
+    with pytest.raises(InputError, match="too narrow for the authors' sizes"):
+        authors_size(10, 600, area=384 * 384)

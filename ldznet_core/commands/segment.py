@@ -38,8 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
     add_mask_options(parser)
     add_out_option(parser, "masks")
+    parser.add_argument("--timestep", type=between(0, 999), help="noise at which features are read (400)")
     parser.add_argument(
-        "--timestep", type=between(0, 999), default=400, help="noise at which features are read (%(default)s)"
+        "--samples",
+        type=between(1, 64),
+        default=1,
+        help="average the masks of so many noises, each at the cost of one more pass (%(default)s)",
+    )
+    parser.add_argument(
+        "--authors",
+        action="store_true",
+        help="read as the authors' demo does: a random timestep in 300..499, a sampled posterior, one of nine "
+        "templates, their picture size; masks vary with --seed more than ours do",
     )
     parser.add_argument(
         "--condition",
@@ -54,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Iterator[dict]:
     phrases = read_phrases(args.text)
     condition = choose_condition(args.condition, args.caption)
+    if args.authors and args.timestep is not None:
+        raise InputError("--timestep has no use with --authors, which draws one: leave one of them out")
     check_folder(args.out)
     files = [
         [args.out / f"{name}.{ending}.png" for ending in (*unique_slugs(phrases), "overlay")]
@@ -61,10 +73,11 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
     ]
     check_not_inputs(args.image, [file for group in files for file in group])
     host, decoder = open_model(args)
-    segmenter = Segmenter(host, decoder, text=condition)
+    segmenter = Segmenter(host, decoder, text=condition, samples=args.samples, authors=args.authors)
     warn_of_cuts(host, [segmenter.template.format(phrase) for phrase in phrases])
     warn_of_cuts(host, [args.caption or ""])
 
+    timestep = 400 if args.timestep is None else args.timestep
     status = 0
     for path, targets in zip(args.image, files, strict=True):
         started = perf_counter()
@@ -75,9 +88,7 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
             status = 2
             continue
         with precision(host.device, args.dtype):
-            masks = segmenter(
-                image, phrases, timestep=args.timestep, seed=args.seed, caption=args.caption or ""
-            )[0]
+            masks = segmenter(image, phrases, timestep=timestep, seed=args.seed, caption=args.caption or "")[0]
         write(draw(image[0], masks, phrases, targets, args.threshold))
         yield {
             "image": str(path),

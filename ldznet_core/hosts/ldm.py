@@ -61,10 +61,13 @@ class LDMHost:
         return decoder.to(self.device)
 
     @torch.inference_mode()
-    def encode(self, image: Tensor) -> Tensor:
-        """Images [B, H, W, 3] in 0..1, sides multiples of 8, to scaled latents [B, 4, H/8, W/8] (posterior mean)."""
-        pixels = image.to(self.device).permute(0, 3, 1, 2) * 2 - 1
-        return self.model.vae.encode(pixels) * self.model.vae.SCALE
+    def encode(self, image: Tensor, seed: int | None = None) -> Tensor:
+        """Images [B, H, W, 3] in 0..1, sides multiples of 8, to scaled latents [B, 4, H/8, W/8]: the posterior's mean
+        or, with a seed, a sample of it."""
+        mean, log_variance = self.model.vae.posterior(image.to(self.device).permute(0, 3, 1, 2) * 2 - 1)
+        if seed is not None:
+            mean = mean + (log_variance / 2).exp() * noise_like(mean, seed)
+        return mean * self.model.vae.SCALE
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:

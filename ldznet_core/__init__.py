@@ -6,7 +6,7 @@
 
 from importlib import import_module
 
-_HOMES = {"InputError": "errors", "Segmenter": "segmenter", "load_decoder": "weights", "load_host": "hosts.ldm"}
+_HOMES = {"InputError": "errors", "Segmenter": "segmenter", "load_decoder": "weights", "load_host": "hosts"}
 __all__ = list(_HOMES)
 
 

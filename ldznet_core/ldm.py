@@ -133,11 +133,12 @@ def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
         sizes = unet_config(shapes["unet"], about)
         if not shapes["text"]:
             raise ValueError("its text encoder is not that of SD 1.x")
-        networks = {
-            "unet": UNet(sizes),
-            "vae": Autoencoder(vae_config(shapes["vae"])),
-            "text": ClipText(text_config(shapes["text"], about)),
-        }
+        with torch.device("meta"):  # not filled with random numbers only to be overwritten
+            networks = {
+                "unet": UNet(sizes),
+                "vae": Autoencoder(vae_config(shapes["vae"])),
+                "text": ClipText(text_config(shapes["text"], about)),
+            }
         for part, network in networks.items():
             fill(network, parts[part])
     except (KeyError, RuntimeError, ZeroDivisionError, ValueError) as error:
@@ -148,9 +149,12 @@ def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load float32 weights strictly by name; names that the network does not have are left out."""
+    """Load float32 weights strictly by name; names that the network does not have are left out.
+
+    Weights that are float32 in the file stay mapped: what a mask never needs is never read into memory.
+    """
     own = network.state_dict()
-    network.load_state_dict({k: v.float() for k, v in tensors.items() if k in own})
+    network.load_state_dict({k: v.float() for k, v in tensors.items() if k in own}, assign=True)
     network.eval().requires_grad_(False)
 
 

@@ -1,15 +1,21 @@
 """CLIP's byte-pair tokenizer, reading the `vocab.json` and `merges.txt` that every CLIP text encoder comes with.
 
-Text in, token ids out; it knows no model. `learn` makes such a vocabulary from a list of words.
+Text in, token ids out; it knows no model. `learn` makes such a vocabulary from a list of words, `find_folder` finds
+one on this machine.
 """
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from .errors import InputError
+
+FILES = ("vocab.json", "merges.txt")
+CLIP = "openai/clip-vit-large-patch14"  # whose vocabulary all of Stable Diffusion reads
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
 # What CLIP splits text into: contractions, runs of letters, single digits, runs of anything else.
@@ -92,3 +98,33 @@ def learn(words: Iterable[str]) -> ClipTokenizer:
     letters = list(byte_letters().values())
     entries = [*letters, *(c + "</w>" for c in letters), *("".join(pair) for pair in merges), START, END]
     return ClipTokenizer({entry: i for i, entry in enumerate(dict.fromkeys(entries))}, merges)
+
+
+def find_folder(checkpoint: Path) -> Path:
+    """The first folder that has a vocabulary for a checkpoint file. Raises InputError, naming where it looked."""
+    folders = list(places(checkpoint))
+    for folder in folders:
+        if all((folder / name).is_file() for name in FILES):
+            return folder
+    looked = ", ".join(map(str, folders))
+    raise InputError(
+        f"{checkpoint} needs CLIP's {' and '.join(FILES)}, which are neither in {looked} nor in Hugging Face's cache "
+        f"of {CLIP}: put them into the first folder, or name theirs in LDZNET_TOKENIZER (ComfyUI has them in "
+        "comfy/sd1_tokenizer)"
+    )
+
+
+def places(checkpoint: Path) -> Iterator[Path]:
+    """Where a vocabulary may be, nearest first."""
+    yield checkpoint.parent / "tokenizer"
+    if folder := os.environ.get("LDZNET_TOKENIZER"):
+        yield Path(folder)
+    if folder := os.environ.get("COMFYUI_PATH"):
+        yield Path(folder) / "comfy" / "sd1_tokenizer"
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:  # comes with transformers
+        return
+    cached = try_to_load_from_cache(CLIP, FILES[0])  # looks on this disk only
+    if isinstance(cached, str):
+        yield Path(cached).parent

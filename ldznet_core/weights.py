@@ -115,8 +115,8 @@ def load_decoder(
     try:
         with torch.device("meta"):  # not filled with random numbers only to be overwritten
             decoder = MaskDecoder(config)
-        # One by one, so that both copies are never whole; off the map of the file, which may change or go.
-        weights = {name: weights.pop(name).to(dtype, copy=True) for name in list(weights)}
+        # One by one, so that two precisions are never whole; in the file's own it stays mapped, and is read as used.
+        weights = {name: weights.pop(name).to(dtype) for name in list(weights)}
         decoder.load_state_dict(weights, assign=True)
     except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import ldznet_core.commands.info
 import ldznet_core.commands.segment
+import ldznet_core.hosts
 import ldznet_core.hosts.ldm
 import ldznet_core.weights
 from ldznet_core import cli, load_decoder
@@ -22,7 +23,7 @@ from ldznet_core.weights import write_decoder
 
 
 def bundle(monkeypatch, folder):
-    for module in (ldznet_core.weights, ldznet_core.hosts.ldm, ldznet_core.commands.info):
+    for module in (ldznet_core.weights, ldznet_core.hosts, ldznet_core.commands.info):
         monkeypatch.setattr(module, "BUNDLED", folder)
 
 

@@ -57,6 +57,7 @@ def test_decoders_are_looked_for_where_the_user_says(engine, pack, pack_nodes, m
     try:
         # extra_model_paths.yaml is read before extensions are loaded
         paths.folder_names_and_paths["ldznet"] = ([str(extra)], set())
+        paths.filename_list_cache.clear()  # it is believed for half a second
         asyncio.run(pack.comfy_entrypoint())
         assert [Path(p) for p in paths.get_folder_paths("ldznet")] == [extra, Path(paths.models_dir) / "ldznet"]
         loader = pack_nodes["LDZNetLoadDecoder"]
@@ -70,6 +71,7 @@ def test_decoders_are_looked_for_where_the_user_says(engine, pack, pack_nodes, m
             loader.execute("mine.safetensors")
     finally:
         paths.folder_names_and_paths["ldznet"] = before
+        paths.filename_list_cache.clear()
 
 
 def test_the_miniature_is_for_the_device_that_comfyui_chose(engine, mini):

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Iterator[dict | str]:
     from ..errors import InputError
-    from ..hosts.ldm import load_host
+    from ..hosts import load_host
     from ..mini import evaluation
     from ..networks.decoder import KINDS
     from ..weights import BUNDLED

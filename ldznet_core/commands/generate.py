@@ -5,6 +5,7 @@ import argparse
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
     phrases = read_phrases(args.text)
     caption, replacement = (check_caption(text) for text in (args.caption, args.replace or args.caption))
     check_folder(args.out)
+    check_draws(args.model)
     name = f"{slug(caption, 80)}-{args.seed}"
     endings = [*unique_slugs(phrases, reserved=("overlay", "composite", "inpainted")), "overlay"]
     files = [args.out / f"{name}.{ending}.png" for ending in endings]
@@ -123,6 +125,15 @@ def check_caption(caption: str) -> str:
         raise InputError("the caption is empty: say what to draw, for example 'a cat on grass'")
     check_text(caption)
     return caption.strip()
+
+
+def check_draws(model: str) -> None:
+    """Refuses what only segments before it is loaded."""
+    if model != "mini" and Path(model).is_dir():
+        raise InputError(
+            f"a diffusers folder such as {model} segments only: to draw, give the model's .safetensors file, "
+            "or use ComfyUI"
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -1,21 +1,42 @@
-"""`ldznet info`: what a decoder file or a model checkpoint says of itself. Reads a file's head, not its weights."""
+"""`ldznet info`: what a decoder file or a model (checkpoint or diffusers folder) says of itself. Reads the heads of
+files, not their weights."""
 
 import argparse
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import safe_open
 
 from ..errors import InputError
-from ..ldm import PREFIXES, unet_config
+from ..hosts import diffusers
+from ..ldm import unet_config
 from ..networks.decoder import DecoderConfig
-from ..weights import BUNDLED, KINDS, read_about
+from ..networks.unet import SD2, SDXL, UNetConfig
+from ..official import read_official
+from ..weights import AUTHORS, BUNDLED, KINDS, is_own, read_about
+
+SIZES = {"sd1": UNetConfig(), "sd2": SD2, "sdxl": SDXL}
+FAMILIES = {
+    "sd1": "SD 1.x checkpoints",
+    "sd2": "SD 2.x checkpoints",
+    "sdxl": "SDXL checkpoints",
+    "miniature": "the bundled miniature",
+    "unnamed": "models of its own sizes",
+}
+# Where a checkpoint keeps its parts; the text encoders of SD 2.x and SDXL have names of their own.
+PREFIXES = {
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.",),
+    "text": ("cond_stage_model.", "conditioner.embedders."),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a decoder or model file; 'mini' is what is bundled")
+    about = "a decoder, a model checkpoint or diffusers folder; 'mini' is what is bundled"
+    parser.add_argument("file", metavar="FILE", help=about)
     parser.add_argument("--json", action="store_true", help="a line of JSON instead of lines to read")
 
 
@@ -31,9 +52,12 @@ def run(args: argparse.Namespace) -> Iterator[dict | str]:
 
 
 def describe(file: Path) -> dict:
-    """The facts of a file. Raises InputError where there is none, or it is neither decoder nor model."""
+    """The facts of a file or diffusers folder. Raises InputError where there is none, or it is neither decoder nor
+    model."""
+    if file.is_dir():
+        return {"file": str(file), **describe_folder(file)}
     if not file.is_file():
-        raise InputError(f"no file {file}: give a decoder file, a model checkpoint or 'mini'")
+        raise InputError(f"no file {file}: give a decoder file, a model checkpoint, a diffusers folder or 'mini'")
     shapes = model_shapes(file)
     return {"file": str(file), **(describe_model(file, shapes) if shapes["unet"] else describe_decoder(file))}
 
@@ -46,8 +70,8 @@ def model_shapes(file: Path) -> dict[str, dict[str, tuple]]:
     except Exception:  # reading it as a decoder says what is wrong
         shapes = {}
     return {
-        part: {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        for part, prefix in PREFIXES.items()
+        part: {name.removeprefix(prefixes[0]): shape for name, shape in shapes.items() if name.startswith(prefixes)}
+        for part, prefixes in PREFIXES.items()
     }
 
 
@@ -60,32 +84,53 @@ def describe_model(file: Path, shapes: dict[str, dict[str, tuple]]) -> dict:
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file} is no Stable Diffusion checkpoint that is supported: {error}") from None
     parameters = {part: sum(map(math.prod, given.values())) for part, given in shapes.items()}
+    return model_facts(unet, about.get("name"), about.get("prediction"), parameters, file.stat().st_size, about)
+
+
+def describe_folder(folder: Path) -> dict:
+    names, unet = diffusers.parts(folder), diffusers.read_unet_config(folder)
+    parameters = {name: diffusers.parameters(folder, name) for name in names}
+    size = sum(file.stat().st_size for name in names for file in diffusers.weights(folder, name)[0])
+    about = {"pipeline": diffusers.read_json(folder / "model_index.json").get("_class_name")}
+    return model_facts(unet, None, diffusers.prediction(folder), parameters, size, about)
+
+
+def model_facts(
+    unet: UNetConfig, name: str | None, prediction: str | None, parameters: dict[str, int], size: int, about: dict
+) -> dict:
+    family = name_family(unet, name)
     return {
         "kind": "model",
-        "family": about.get("family", "unnamed"),
+        "family": family,
+        "prediction": prediction or "not said",
         "parameters": sum(parameters.values()),
-        "bytes": file.stat().st_size,
+        "bytes": size,
         "parts": parameters,
         "taps": list(unet.taps),
         "context width": unet.context_dim,
+        "fits": f"decoders for {call(family)} (context width {unet.context_dim})",
         "about": about,
     }
 
 
 def describe_decoder(file: Path) -> dict:
-    about = read_about(file)
+    about = read_about(file) if is_own(file) else about_authors(file)
     try:
         info, config = about["info"], DecoderConfig.from_dict(about["config"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{file} is no whole decoder file: its metadata lacks {error}") from None
+    family, taps = name_family(config.unet, info.get("family")), about.get("taps", [])
+    # A decoder that reads no features shares nothing with the UNet, so that any prediction will do.
+    which = f", prediction {info.get('prediction')}" if taps else ""
     return {
         "kind": about["kind"],
-        "family": info.get("family"),
+        "family": family,
         "prediction": info.get("prediction"),
         "parameters": about["parameters"],
         "bytes": file.stat().st_size,
-        "taps": about.get("taps", []),
+        "taps": taps,
         "context width": config.unet.context_dim,
+        "fits": f"{call(family)} (context width {config.unet.context_dim}{which})",
         "timesteps": info.get("timesteps"),
         "pixels": info.get("pixels"),
         "templates": info.get("templates"),
@@ -93,6 +138,33 @@ def describe_decoder(file: Path) -> dict:
         "metrics": info.get("metrics"),
         "licence": info.get("licence"),
     }
+
+
+def about_authors(file: Path) -> dict:
+    """What `read_about` would give for the authors' checkpoint, which says nothing of itself: it is read whole."""
+    config, tensors = read_official(file)
+    return {
+        "kind": config.kind,
+        "config": config.as_dict(),
+        "info": asdict(AUTHORS),
+        "taps": list(config.unet.taps),
+        "parameters": sum(value.numel() for value in tensors.values()),
+    }
+
+
+def call(family: str) -> str:
+    return FAMILIES.get(family, f"models of family {family}")
+
+
+def name_family(unet: UNetConfig, said: str | None) -> str:
+    """The family that a UNet's sizes are those of; else what the file calls itself, the bundled one `miniature`."""
+    def signature(sizes: UNetConfig) -> tuple:
+        return sizes.model_channels, sizes.channel_mult, sizes.context_dim
+
+    for name, known in SIZES.items():
+        if signature(unet) == signature(known):
+            return name
+    return "miniature" if said == "mini" else said or "unnamed"
 
 
 def lay_out(facts: dict) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..hosts.ldm import LDMHost, load_host
+from ..hosts import load_host
 from ..images import write_png
 from ..masks import threshold
 from ..networks.decoder import KINDS, MaskDecoder
@@ -54,8 +55,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         default="mini",
-        metavar="FILE",
-        help="a .safetensors checkpoint (default: mini, the bundled one)",
+        metavar="MODEL",
+        help="a .safetensors checkpoint of SD 1.x or, to segment, a diffusers folder (default: mini, the bundled one)",
     )
     group.add_argument("--decoder", metavar="FILE", help="default: the one bundled for the model")
     group.add_argument("--method", choices=KINDS, help="the decoder's kind (default: ldznet, or the file's)")
@@ -88,8 +89,8 @@ def add_out_option(parser: argparse.ArgumentParser, folder: str) -> None:
 # ---- checks before any work ----------------------------------------------------------------------
 
 
-def open_model(args: argparse.Namespace) -> tuple[LDMHost, MaskDecoder]:
-    """The model and decoder that the options name. Raises InputError where they cannot be had."""
+def open_model(args: argparse.Namespace) -> tuple[Any, MaskDecoder]:
+    """The host and decoder that the options name. Raises InputError where they cannot be had."""
     device = choose_device(args.device)
     check_dtype(device, args.dtype)
     if args.decoder is None and args.model != "mini":
@@ -140,7 +141,7 @@ def check_text(text: str) -> None:
         raise InputError(f"{text!r} is no text: its characters are damaged, write it in UTF-8") from None
 
 
-def warn_of_cuts(host: LDMHost, texts: Iterable[str]) -> None:
+def warn_of_cuts(host, texts: Iterable[str]) -> None:
     for text in texts:
         if cut := host.tokens_cut(text):
             begin = text if len(text) <= 40 else text[:40] + "..."

@@ -4,36 +4,19 @@ It serves the bundled miniature; ComfyUI and diffusers have hosts of their own w
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from ..features import Features, Text
-from ..ldm import LatentDiffusion, read
+from ..ldm import LatentDiffusion
 from ..networks.decoder import MaskDecoder
 from ..schedule import noise_like
-from ..tokenizer import LENGTH, PIECES, ClipTokenizer
-from ..weights import BUNDLED
+from ..tokenizer import LENGTH, PIECES
 
 GUIDANCE = 3.0
 STEPS = 25
 CAPTURE_AT = 400  # the sampling step nearest to this timestep is the one whose maps are kept
-
-
-def load_host(model: str | Path = "mini", device: str = "cpu") -> "LDMHost":
-    """The bundled miniature, or an LDM single-file `.safetensors` checkpoint whose folder holds its tokenizer
-    (`tokenizer/vocab.json`, `tokenizer/merges.txt`). Raises InputError where either is missing or damaged."""
-    path = BUNDLED / "mini.safetensors" if str(model) == "mini" else Path(model)
-    folder = path.parent / "tokenizer"
-    try:
-        tokenizer = ClipTokenizer.from_folder(folder)
-    except (OSError, ValueError, KeyError) as error:
-        if not path.is_file():
-            raise InputError(f"no model file {path}: give 'mini' or the path of a .safetensors checkpoint") from None
-        raise InputError(f"{path} needs CLIP's vocab.json and merges.txt in {folder} ({error})") from None
-    return LDMHost(read(path, tokenizer), device)
 
 
 class LDMHost:

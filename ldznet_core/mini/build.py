@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..hosts.ldm import LDMHost, load_host
+from ..hosts import load_host
+from ..hosts.ldm import LDMHost
 from ..networks.decoder import KINDS
 from ..weights import BUNDLED, load_decoder, write_decoder
 from . import evaluation

@@ -114,8 +114,8 @@ def text_config(shapes: Mapping[str, tuple], about: Mapping) -> TextConfig:
     )
 
 
-def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
-    """Read a single-file checkpoint, as float32 on the CPU. Raises InputError where it is not one."""
+def read(path: Path, tokenizer: ClipTokenizer, dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+    """Read a single-file checkpoint on the CPU, in any floating-point type. Raises InputError where it is not one."""
     if not path.is_file():
         raise InputError(f"no model file {path}: give 'mini' or the path of a .safetensors checkpoint")
     try:
@@ -125,7 +125,7 @@ def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
     except Exception as error:
         raise InputError(f"{path} is damaged or no safetensors file ({error}): get it again") from None
     parts = {
-        part: {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        part: {k[len(prefix) :]: tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
         for part, prefix in PREFIXES.items()
     }
     try:
@@ -140,7 +140,7 @@ def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
                 "text": ClipText(text_config(shapes["text"], about)),
             }
         for part, network in networks.items():
-            fill(network, parts[part])
+            fill(network, parts[part], dtype)
     except (KeyError, RuntimeError, ZeroDivisionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path} is no Stable Diffusion checkpoint that is supported: {reason}") from None
@@ -148,13 +148,13 @@ def read(path: Path, tokenizer: ClipTokenizer) -> LatentDiffusion:
     return LatentDiffusion(**networks, tokenizer=tokenizer, schedule=schedule, about=about)
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load float32 weights strictly by name; names that the network does not have are left out.
+def fill(network: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Load weights strictly by name; names that the network does not have are left out.
 
-    Weights that are float32 in the file stay mapped: what a mask never needs is never read into memory.
+    Weights that are of that type in the file stay mapped: what a mask never needs is never read into memory.
     """
     own = network.state_dict()
-    network.load_state_dict({k: v.float() for k, v in tensors.items() if k in own}, assign=True)
+    network.load_state_dict({k: tensors.pop(k).to(dtype) for k in own if k in tensors}, assign=True)
     network.eval().requires_grad_(False)
 
 

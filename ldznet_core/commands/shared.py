@@ -61,7 +61,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--decoder", metavar="FILE", help="default: the one bundled for the model")
     group.add_argument("--method", choices=KINDS, help="the decoder's kind (default: ldznet, or the file's)")
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there, else cpu)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of computing (%(default)s)")
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computing (%(default)s)")
 
 
 def add_mask_options(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +95,8 @@ def open_model(args: argparse.Namespace) -> tuple[Any, MaskDecoder]:
     check_dtype(device, args.dtype)
     if args.decoder is None and args.model != "mini":
         raise InputError(f"no decoder is bundled for the model {args.model}: give one with --decoder FILE")
-    host = load_host(args.model, device)
-    return host, load_decoder(args.decoder or "mini", kind=args.method)
+    host = load_host(args.model, device, args.dtype)
+    return host, load_decoder(args.decoder or "mini", kind=args.method, dtype=getattr(torch, args.dtype))
 
 
 def choose_device(name: str | None) -> str:
@@ -111,7 +111,7 @@ def choose_device(name: str | None) -> str:
 
 
 def precision(device: str | torch.device, dtype: str) -> AbstractContextManager:
-    """Networks inside compute in `dtype`, their weights as they are: no layer meets a type it cannot take."""
+    """Networks inside compute in `dtype`, whatever they are given: no layer meets a type it cannot take."""
     return torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != "float32")
 
 

@@ -12,21 +12,24 @@ from ..weights import BUNDLED
 OTHER_TEXTS = {"conditioner.embedders.": "SDXL", "cond_stage_model.model.": "Stable Diffusion 2.x"}
 
 
-def load_host(model: str | Path = "mini", device: str = "cpu"):
+def load_host(model: str | Path = "mini", device: str = "cpu", dtype: str = "float32"):
     """The host of 'mini', of a diffusers folder (SD 1.x, 2.x, SDXL), or of a .safetensors file of SD 1.x.
 
+    `dtype` is that of the weights; with one of 16 bits, run under `torch.autocast` of the same.
     Raises InputError, in one line that says what to do, for anything else and where a part is missing or damaged.
     """
     path = BUNDLED / "mini.safetensors" if str(model) == "mini" else Path(model)
     if path.is_dir():
         from .diffusers import load
 
-        return load(path, device)
-    return load_checkpoint(path, device)
+        return load(path, device, dtype)
+    return load_checkpoint(path, device, dtype)
 
 
-def load_checkpoint(path: Path, device: str):
+def load_checkpoint(path: Path, device: str, dtype: str):
     """An `LDMHost` of a single file, with CLIP's vocabulary from wherever it is on this machine."""
+    import torch
+
     from ..ldm import read
     from ..tokenizer import ClipTokenizer, find_folder
     from .ldm import LDMHost
@@ -37,7 +40,7 @@ def load_checkpoint(path: Path, device: str):
         tokenizer = ClipTokenizer.from_folder(folder)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"the vocabulary in {folder}, needed by {path}, is damaged ({error}): get it again") from None
-    model = read(path, tokenizer)
+    model = read(path, tokenizer, getattr(torch, dtype))
     theirs, ours = model.text.config.vocabulary, len(tokenizer.vocabulary)
     if theirs != ours:
         raise InputError(f"{path} knows {theirs} tokens, but the vocabulary in {folder} has {ours}: give it its own")

@@ -150,7 +150,7 @@ def parameters(folder: Path, part: str) -> int:
 # ---- the host ------------------------------------------------------------------------------------
 
 
-def load(folder: Path, device: str = "cpu") -> "DiffusersHost":
+def load(folder: Path, device: str = "cpu", dtype: str = "float32") -> "DiffusersHost":
     """The model in a folder with `model_index.json`. Nothing is asked of any network.
 
     Raises InputError where it is damaged, of a family that cannot be read, or diffusers is not installed.
@@ -166,7 +166,8 @@ def load(folder: Path, device: str = "cpu") -> "DiffusersHost":
         raise InputError(f"{reason}: pip install diffusers transformers") from None
     kinds = (UNet2DConditionModel, AutoencoderKL, CLIPTextModel, CLIPTextModelWithProjection)
     with quiet():
-        unet, vae, *encoders = (load_part(folder, *pair) for pair in zip(names, kinds, strict=False))
+        types = (getattr(torch, dtype), torch.float32, *[getattr(torch, dtype)] * 2)  # SDXL's VAE overflows in 16 bits
+        unet, vae, *encoders = (load_part(folder, *one) for one in zip(names, kinds, types, strict=False))
         texts = [TextPart(load_tokenizer(folder, *pair), pair[1]) for pair in zip(names[2:], encoders, strict=True)]
         # Whatever the folder samples with, the words for its noise are those of this scheduler.
         noise = DDPMScheduler.from_config(read_json(folder / SCHEDULER)).alphas_cumprod
@@ -190,8 +191,8 @@ def load_tokenizer(folder: Path, part: str, encoder: nn.Module):
     return tokenizer
 
 
-def load_part(folder: Path, part: str, kind: type) -> nn.Module:
-    """One network in float32. Raises InputError where its files lack anything: the packages would only warn, and
+def load_part(folder: Path, part: str, kind: type, dtype: torch.dtype) -> nn.Module:
+    """One network. Raises InputError where its files lack anything: the packages would only warn, and
     fill in random numbers."""
     variant = weights(folder, part)[1]
     try:
@@ -202,7 +203,7 @@ def load_part(folder: Path, part: str, kind: type) -> nn.Module:
         raise InputError(f"{folder / part} cannot be read ({first_line(error)}): get it again") from None
     if missing := sorted(about["missing_keys"]):
         raise InputError(f"{folder / part} lacks {len(missing)} tensors, such as {missing[0]}: get it again")
-    return network.float().eval().requires_grad_(False)
+    return network.to(dtype).eval().requires_grad_(False)
 
 
 def first_line(error: Exception) -> str:

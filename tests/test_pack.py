@@ -63,10 +63,13 @@ def test_decoders_are_looked_for_where_the_user_says(engine, pack, pack_nodes, m
         loader = pack_nodes["LDZNetLoadDecoder"]
         options = loader.define_schema().inputs[0].options
         assert options == ["mine.safetensors", "miniature: ldznet (bundled)", "miniature: znet (bundled)"]
-        assert loader.execute("mine.safetensors").args[0].model.kind == "znet"
+        decoder = loader.execute("mine.safetensors").args[0].model
+        assert decoder.kind == "znet"
+        before_it_went = [p.clone() for p in decoder.parameters()]
         first = loader.fingerprint_inputs("mine.safetensors")
         (extra / "mine.safetensors").write_bytes(b"not a decoder any more")
         assert loader.fingerprint_inputs("mine.safetensors") != first
+        assert all(torch.equal(a, b) for a, b in zip(decoder.parameters(), before_it_went, strict=True))
         with pytest.raises(core("errors").InputError, match="mine.safetensors is damaged or no safetensors file"):
             loader.execute("mine.safetensors")
     finally:

@@ -75,12 +75,15 @@ def plain(model: ModelPatcher) -> ModelPatcher:
 
 def manage(decoder: MaskDecoder) -> ModelPatcher:
     """The decoder in ComfyUI's hands, in half precision where the device computes well in it."""
-    device = model_management.get_torch_device()
+    device, dtype = model_management.get_torch_device(), torch.float32
     parameters = sum(p.numel() for p in decoder.parameters())
     if model_management.should_use_fp16(device, model_params=parameters):
-        decoder.to(torch.float16)
+        dtype = torch.float16
     elif model_management.should_use_bf16(device, model_params=parameters):
-        decoder.to(torch.bfloat16)
+        dtype = torch.bfloat16
+    for parameter in decoder.parameters():
+        # Off the map of its file: a server that runs for days must outlive that file's being overwritten.
+        parameter.data = parameter.data.to(dtype, copy=True)
     return ModelPatcher(decoder, load_device=device, offload_device=model_management.unet_offload_device())
 
 

@@ -5,9 +5,18 @@ from comfy_api.latest import ComfyExtension, io
 from .capture import LDZNetCapture, LDZNetSegmentCaptured
 from .labels import LDZNetLabelMap
 from .load import LDZNetLoadDecoder, LDZNetLoadMini, register_folder
+from .refine import LDZNetRefineMask
 from .segment import LDZNetSegment
 
-NODES = [LDZNetLoadMini, LDZNetLoadDecoder, LDZNetSegment, LDZNetCapture, LDZNetSegmentCaptured, LDZNetLabelMap]
+NODES = [
+    LDZNetLoadMini,
+    LDZNetLoadDecoder,
+    LDZNetSegment,
+    LDZNetCapture,
+    LDZNetSegmentCaptured,
+    LDZNetLabelMap,
+    LDZNetRefineMask,
+]
 
 
 class LDZNetExtension(ComfyExtension):

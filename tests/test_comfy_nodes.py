@@ -130,6 +130,17 @@ def test_the_label_map_gives_each_pixel_to_one_phrase(segment, pack_nodes, core)
         pack_nodes["LDZNetLabelMap"].execute(masks, "a | b | c | d")
 
 
+def test_refined_masks_are_those_of_their_image_and_of_its_size(segment, pack_nodes, core):
+    images = torch.cat([park(), park().flip(2)])
+    masks = segment(image=images)[0]
+    large = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2), scale_factor=1.5).permute(0, 2, 3, 1)
+    refined = pack_nodes["LDZNetRefineMask"].execute(masks, large).args[0]
+    assert is_mask(refined, 4, 384, 384)
+    assert centre(refined[3]) == pytest.approx(centre(masks[3]), abs=0.03)
+    with pytest.raises(core("errors").InputError, match="3 masks do not go with 2 images"):
+        pack_nodes["LDZNetRefineMask"].execute(masks[:3], images)
+
+
 # --- the host is left as it was --------------------------------------------------------------------------
 
 

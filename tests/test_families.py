@@ -176,7 +176,9 @@ def test_a_written_decoder_answers_the_same(decoder, family, tmp_path):
     write_decoder(decoder, DecoderInfo("test", "eps"), tmp_path / "decoder.safetensors", torch.float32)
     read = load_decoder(tmp_path / "decoder.safetensors")
     assert read.decoder_config == decoder.decoder_config and read.taps == decoder.taps
-    assert torch.equal(read(*given(read, family)), decoder.eval()(*given(decoder, family)))
+    assert all(torch.equal(a, b) for a, b in zip(read.parameters(), decoder.parameters(), strict=True))
+    # Not bit for bit: weights that lie elsewhere in memory may be summed up in another order.
+    assert torch.allclose(read(*given(read, family)), decoder.eval()(*given(decoder, family)), atol=1e-5)
 
 
 def test_files_from_before_sdxl_are_read():

@@ -12,7 +12,8 @@ import torch
 from engine import CHECKOUT, ROOT
 
 IDS = {
-    f"LDZNet{name}" for name in ("LoadMini", "LoadDecoder", "Segment", "Capture", "SegmentCaptured", "LabelMap")
+    f"LDZNet{name}"
+    for name in ("LoadMini", "LoadDecoder", "Segment", "Capture", "SegmentCaptured", "LabelMap", "RefineMask")
 }
 
 

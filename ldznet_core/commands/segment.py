@@ -9,6 +9,7 @@ from time import perf_counter
 
 from ..errors import InputError
 from ..images import read_image, to_tensor, unique_slugs
+from ..refine import refine
 from ..segmenter import FEATURE_TEXTS, Segmenter
 from .shared import (
     add_mask_options,
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=between(1, 64),
         default=1,
         help="average the masks of so many noises, each at the cost of one more pass (%(default)s)",
+    )
+    parser.add_argument(
+        "--refine", action="store_true", help="move the masks' edges to those of the picture (no model, no download)"
     )
     parser.add_argument(
         "--authors",
@@ -89,6 +93,8 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
             continue
         with precision(host.device, args.dtype):
             masks = segmenter(image, phrases, timestep=timestep, seed=args.seed, caption=args.caption or "")[0]
+        if args.refine:
+            masks = refine(masks, image[0])
         write(draw(image[0], masks, phrases, targets, args.threshold))
         yield {
             "image": str(path),

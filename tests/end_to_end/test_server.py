@@ -16,7 +16,8 @@ from ldznet_core.schedule import Schedule
 from ldznet_core.weights import DecoderInfo, write_decoder
 
 NODES = {
-    "LDZNetLoadMini", "LDZNetLoadDecoder", "LDZNetSegment", "LDZNetCapture", "LDZNetSegmentCaptured", "LDZNetLabelMap"
+    "LDZNetLoadMini", "LDZNetLoadDecoder", "LDZNetSegment", "LDZNetCapture", "LDZNetSegmentCaptured", "LDZNetLabelMap",
+    "LDZNetRefineMask",
 }
 MINIATURE = [path for path in EXAMPLES if "CheckpointLoaderSimple" not in path.read_text()]
 SD15 = [path for path in EXAMPLES if path not in MINIATURE]

@@ -33,6 +33,7 @@ class LDZNetSegment(io.ComfyNode):
                 THRESHOLD,
                 io.Int.Input(
                     "samples",
+                    optional=True,  # prompts that were saved before it was there still run
                     default=1,
                     min=1,
                     max=64,

@@ -7,6 +7,7 @@ inside that one call. Networks are moved by ComfyUI's memory management alone.
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import torch
 from comfy import model_management
@@ -29,6 +30,10 @@ log = logging.getLogger("LD-ZNet")
 WORKS = "LD-ZNet reads the UNets of Stable Diffusion 1.x, 2.x and SDXL"
 
 
+# Every node that runs asks for these; finding them compares all names and shapes with a UNet that is built for it.
+_sizes: WeakKeyDictionary[nn.Module, UNetConfig] = WeakKeyDictionary()
+
+
 def family(model: ModelPatcher) -> str:
     """ComfyUI's name of a MODEL's family, such as SD15, SDXL or Flux."""
     return type(model.model.model_config).__name__
@@ -37,11 +42,14 @@ def family(model: ModelPatcher) -> str:
 def read_unet_config(model: ModelPatcher) -> UNetConfig:
     """The UNet's sizes as its own tensors tell them. Raises InputError for an architecture that is not LDM's."""
     network = unwrapped(model.get_model_object("diffusion_model"))
+    if network in _sizes:
+        return _sizes[network]
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     try:
-        return unet_config(shapes, model.model.model_config.unet_config)
+        _sizes[network] = unet_config(shapes, model.model.model_config.unet_config)
     except (KeyError, IndexError, ZeroDivisionError, ValueError):
         raise InputError(f"the loaded model is of family {family(model)}, which has no such UNet: {WORKS}") from None
+    return _sizes[network]
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

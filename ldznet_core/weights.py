@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .networks.decoder import KINDS, DecoderConfig, MaskDecoder
 from .official import PREFIXES, TEMPLATES, is_archive, read_official
 
@@ -119,7 +119,7 @@ def load_decoder(
         weights = {name: weights.pop(name).to(dtype) for name in list(weights)}
         decoder.load_state_dict(weights, assign=True)
     except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path} does not hold the decoder that its metadata describes: {reason}") from None
     decoder.info = info
     return decoder.to(device).eval().requires_grad_(False)
@@ -147,7 +147,3 @@ def read_own(path: Path) -> tuple[DecoderConfig, DecoderInfo, dict[str, torch.Te
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         reason = first_line(error)
         raise InputError(f"{path} does not hold the decoder that its metadata describes: {reason}") from None
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

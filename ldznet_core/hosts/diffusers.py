@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..features import Features, Text, overhear
 from ..networks.decoder import MaskDecoder
 from ..networks.unet import UNet, UNetConfig
@@ -204,10 +204,6 @@ def load_part(folder: Path, part: str, kind: type, dtype: torch.dtype) -> nn.Mod
     if missing := sorted(about["missing_keys"]):
         raise InputError(f"{folder / part} lacks {len(missing)} tensors, such as {missing[0]}: get it again")
     return network.to(dtype).eval().requires_grad_(False)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -12,21 +12,25 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Text:
-    """Encoded texts: `context` [B, N, D] for cross-attention and, in families that have it (SDXL), `pooled` [B, E]."""
+    """Encoded texts: `context` [B, N, D] for cross-attention and, in families that have it (SDXL), `pooled` [B, E].
+
+    `lengths` counts the tokens of each text between the start token, which is the first, and the end token.
+    """
 
     context: Tensor
     pooled: Tensor | None = None
+    lengths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.context)
 
     def __getitem__(self, rows: slice) -> "Text":
-        return Text(self.context[rows], None if self.pooled is None else self.pooled[rows])
+        return Text(self.context[rows], None if self.pooled is None else self.pooled[rows], self.lengths[rows])
 
     def expand(self, count: int) -> "Text":
         """One text for `count` rows."""
         pooled = None if self.pooled is None else self.pooled.expand(count, -1)
-        return Text(self.context.expand(count, -1, -1), pooled)
+        return Text(self.context.expand(count, -1, -1), pooled, self.lengths * count)
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,14 @@ class _Heard(BaseException):
     """Ends a pass once every map is there. No Exception, because hosts and their extensions catch those."""
 
 
+def whole(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """What a module put out; diffusers' transformers put out a tuple of one."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 @contextmanager
 def overhear(
-    modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] = lambda output: output, stop: bool = False
+    modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] = whole, stop: bool = False
 ) -> Iterator[dict[str, Tensor]]:
     """Copies of what `modules` put out while the block runs, by name. Hooks are gone when it ends, however it ends.
 

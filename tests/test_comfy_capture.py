@@ -45,7 +45,7 @@ def overheard(core, mini, model=None, positive=0, rows=1, **options):
     """The positive rows of every call of a plain sampling run, by plain hooks: {timestep: maps}."""
     comfy = core("hosts.comfy")
     taps = comfy.read_unet_config(mini.model).taps
-    modules = comfy.transformers(mini.unet, taps)
+    modules = {tap: comfy.transformer(mini.unet, tap) for tap in taps}
     calls, now = {}, {}
 
     def before(module, args, kwargs=None):

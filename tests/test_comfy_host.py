@@ -56,7 +56,7 @@ def test_brackets_in_a_phrase_are_letters(host, ours):
 def reference(host, core, z, context, timestep, seed):
     """The maps of one whole pass straight through the model, by plain forward hooks; and the modules it visits."""
     base, found, visited = host.model.model, {}, []
-    modules = core("hosts.comfy").transformers(base.diffusion_model, TAPS)
+    modules = {tap: core("hosts.comfy").transformer(base.diffusion_model, tap) for tap in TAPS}
     handles = [m.register_forward_hook(lambda m, i, o, k=k: found.update({k: o.clone()})) for k, m in modules.items()]
     names = {m: name for name, m in base.diffusion_model.named_modules()}
     handles += [m.register_forward_hook(lambda m, i, o: visited.append(names[m])) for m in names]

@@ -5,7 +5,7 @@ inside that one call. Networks are moved by ComfyUI's memory management alone.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..features import Features, Text, overhear
 from ..ldm import unet_config
 from ..networks.decoder import MaskDecoder
-from ..networks.unet import UNetConfig
+from ..networks.unet import UNetConfig, native_side
 from ..schedule import noise_like
 from ..tokenizer import LENGTH
 
@@ -57,16 +57,15 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
-def transformers(network: nn.Module, taps: Sequence[str]) -> dict[str, nn.Module]:
-    """The spatial transformer of each tapped block of a UNet, by the tap's name."""
+def transformer(network: nn.Module, block: str) -> nn.Module:
+    """The spatial transformer of a block of a UNet."""
+    return next(layer for layer in network.get_submodule(block) if hasattr(layer, "transformer_blocks"))
 
-    def find(tap: str) -> nn.Module:
-        kind, _, index = tap.partition(".")
-        block = getattr(network, kind)
-        layers = block[int(index)] if index else block
-        return next(layer for layer in layers if hasattr(layer, "transformer_blocks"))
 
-    return {tap: find(tap) for tap in taps}
+def first_tokens(tokens: dict[str, list]) -> list:
+    """The tokens of the first 77 places, as the first text encoder reads them, without weights; None for an embedding
+    of the user's."""
+    return [token if isinstance(token, int) else None for token, *_ in next(iter(tokens.values()))[0]]
 
 
 def plain(model: ModelPatcher) -> ModelPatcher:
@@ -122,6 +121,12 @@ class ComfyHost:
     def unet_config(self) -> UNetConfig:
         return read_unet_config(self.model)
 
+    @property
+    def pixels(self) -> int:
+        """Area of the pictures that the model was trained to draw."""
+        side = getattr(self.model.model.model_config, "native_side", None)
+        return (side or native_side(self.unet_config, self.prediction)) ** 2
+
     @cached_property
     def plain(self) -> ModelPatcher:
         return plain(self.model)
@@ -159,9 +164,10 @@ class ComfyHost:
     def embed(self, texts: Sequence[str]) -> Text:
         """Texts to contexts [B, 77, D] and, for SDXL, pooled texts. Brackets are letters here: a phrase has no
         weights."""
-        contexts, pools = [], []
+        contexts, pools, split = [], [], []
         for text in texts:
             tokens = self.clip.tokenize(text.replace("(", r"\(").replace(")", r"\)"))
+            split.append(tokens)
             # [1, 77 a started 75 tokens, D] and [1, E]
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             if context.shape[1] > LENGTH:
@@ -174,7 +180,9 @@ class ComfyHost:
                 f"the CLIP writes texts of width {context.shape[-1]}, but {self.name} reads {width}: "
                 "use the CLIP that came with the model"
             )
-        return Text(context, torch.cat(pools) if self.unet_config.vector_channels else None)
+        end = first_tokens(self.clip.tokenize(""))[1]
+        lengths = tuple(first_tokens(tokens).index(end) - 1 for tokens in split)
+        return Text(context, torch.cat(pools) if self.unet_config.vector_channels else None, lengths)
 
     @torch.inference_mode()
     def extract(
@@ -189,27 +197,64 @@ class ComfyHost:
     ) -> Features:
         """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
 
-        The pass is one step of the host's own sampler: loading, precision, LoRAs, inpainting inputs and SDXL's size
-        conditions are its work. `said` is what `text` says: "phrase", "caption" or "empty".
+        `said` is what `text` says: "phrase", "caption" or "empty".
         """
+        heard = self.observe(z, text, {tap: self.transformer(tap) for tap in taps}, timestep=timestep, seed=seed)
+        if len(heard) < len(taps):
+            raise InputError(f"{self.name} ran without passing {', '.join(t for t in taps if t not in heard)}")
+        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)
+
+    def transformer(self, block: str) -> nn.Module:
+        """The spatial transformer of a block."""
+        return transformer(unwrapped(self.plain.get_model_object("diffusion_model")), block)
+
+    @torch.inference_mode()
+    def observe(
+        self, z: Tensor, text: Text, modules: dict[str, nn.Module], *, timestep: int, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """What parts of the UNet put out for `z` noised to `timestep`, in one pass that ends at the last of them."""
+        found: dict[str, Tensor] = {}
+
+        def look(predict: Callable[[], Tensor]) -> None:
+            with overhear(modules, stop=True) as heard:
+                predict()
+            found.update(heard)
+
+        self.step(z, text, timestep, seed, look)
+        return found
+
+    @torch.inference_mode()
+    def denoise(self, z: Tensor, text: Text, *, timestep: int, seed: int = 0) -> Tensor:
+        """What the UNet takes for the clean latent in `z` noised to `timestep`, [B, 4, h, w]."""
+        estimates: list[Tensor] = []
+        self.step(z, text, timestep, seed, lambda predict: estimates.append(predict()))
+        return estimates[0]
+
+    @torch.inference_mode()
+    def project(self, context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+        """A context [B, N, D] through linear layers of the UNet."""
+        model_management.load_models_gpu([self.plain])  # its LoRAs are in the weights only while it is loaded
+        base = self.plain.model
+        context = context.to(self.plain.load_device, base.manual_cast_dtype or base.get_dtype())
+        return [layer(context) for layer in layers]
+
+    def step(
+        self, z: Tensor, text: Text, timestep: int, seed: int, use: Callable[[Callable[[], Tensor]], object]
+    ) -> None:
+        """One step of the host's own sampler on `z` noised to `timestep`: loading, precision, LoRAs, inpainting inputs
+        and SDXL's size conditions are its work. `use` is given what computes the clean latent."""
         sampling = self.model.get_model_object("model_sampling")
         sigma = sampling.sigma(torch.tensor([float(timestep)])).cpu()
-        noise, heard = noise_like(z, seed), {}
-        modules = transformers(unwrapped(self.plain.get_model_object("diffusion_model")), taps)
+        noise = noise_like(z, seed)
 
-        def step(predict, x: Tensor, sigmas: Tensor, extra_args: dict, callback, disable) -> Tensor:
+        def sampler(predict, x: Tensor, sigmas: Tensor, extra_args: dict, callback, disable) -> Tensor:
             z_t = sampling.noise_scaling(sigmas[:1].to(x), noise.to(x), z.to(x))
-            with overhear(modules, stop=True) as maps:
-                predict(z_t, sigmas[:1].expand(len(z)), **extra_args)
-            heard.update(maps)
+            use(lambda: predict(z_t, sigmas[:1].expand(len(z)), **extra_args))
             return x
 
         nothing = torch.zeros_like(z, device="cpu")
         sigmas = torch.cat([sigma, torch.zeros(1)])
         prompt = [[text.context, {} if text.pooled is None else {"pooled_output": text.pooled}]]
         sample_custom(
-            self.plain, nothing, 1.0, KSAMPLER(step), sigmas, prompt, [], nothing, disable_pbar=True, seed=seed
+            self.plain, nothing, 1.0, KSAMPLER(sampler), sigmas, prompt, [], nothing, disable_pbar=True, seed=seed
         )
-        if len(heard) < len(taps):
-            raise InputError(f"{self.name} ran without passing {', '.join(t for t in taps if t not in heard)}")
-        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)

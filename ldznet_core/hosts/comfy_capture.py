@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..features import Features, overhear
-from .comfy import read_unet_config, transformers, unwrapped
+from .comfy import read_unet_config, transformer, unwrapped
 
 try:  # ComfyUI since December 2024
     from comfy.patcher_extension import WrappersMP
@@ -78,7 +78,8 @@ class Capture:
         if self.run is None or 0 not in roles or not self.run.is_worse_than(timestep, grid):
             return call()
         positive = roles.index(0)
-        modules = transformers(unwrapped(base.diffusion_model), self.taps)
+        network = unwrapped(base.diffusion_model)
+        modules = {tap: transformer(network, tap) for tap in self.taps}
         with overhear(modules, keep=lambda output: output.chunk(len(roles))[positive]) as heard:
             out = call()
         if len(heard) == len(self.taps):

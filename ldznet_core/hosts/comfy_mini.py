@@ -37,6 +37,7 @@ def load_model(model: LatentDiffusion) -> ModelPatcher:
 
     class Miniature(SD15):
         unet_extra_config = {"num_heads": sizes.num_heads, "num_head_channels": -1}
+        native_side = model.about.get("size")
 
         def model_type(self, state_dict, prefix=""):
             return ModelType.V_PREDICTION if model.schedule.prediction == "v" else ModelType.EPS

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import InputError, first_line
 from ..features import Features, Text, overhear
 from ..networks.decoder import MaskDecoder
-from ..networks.unet import UNet, UNetConfig
+from ..networks.unet import UNet, UNetConfig, native_side
 from ..schedule import Schedule, noise_like
 from ..tokenizer import LENGTH
 
@@ -272,6 +272,12 @@ class DiffusersHost:
     def prediction(self) -> str:
         return self.schedule.prediction
 
+    @property
+    def pixels(self) -> int:
+        """Area of the pictures that the model was trained to draw."""
+        side = self.unet.config.sample_size
+        return (side * 8 if isinstance(side, int) else native_side(self.unet_config, self.prediction)) ** 2
+
     def ready(self, decoder: MaskDecoder, z: Tensor) -> MaskDecoder:
         """The decoder where it can run on `z`."""
         return decoder.to(self.device)
@@ -304,15 +310,16 @@ class DiffusersHost:
     def embed(self, texts: Sequence[str]) -> Text:
         """Texts to contexts [B, 77, D] and, for SDXL, pooled texts; what goes past 77 tokens is cut."""
         two = len(self.texts) == 2
-        contexts, pooled = [], None
+        contexts, pooled, lengths = [], None, ()
         for text in self.texts:
             options = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
-            tokens = text.tokenizer(list(texts), **options).input_ids.to(self.device)
-            out = text.encoder(tokens, output_hidden_states=two)
+            tokens = text.tokenizer(list(texts), **options)
+            lengths = tuple((tokens.attention_mask.sum(1) - 2).tolist())  # without start and end
+            out = text.encoder(tokens.input_ids.to(self.device), output_hidden_states=two)
             # SDXL reads the layer before the last of both, and pools the second one's last.
             contexts.append(out.hidden_states[-2] if two else out.last_hidden_state)
             pooled = getattr(out, "text_embeds", None) if two else None
-        return Text(torch.cat(contexts, dim=-1), pooled)
+        return Text(torch.cat(contexts, dim=-1), pooled, lengths)
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens at the end of a text `embed` leaves out."""
@@ -333,13 +340,40 @@ class DiffusersHost:
 
         `said` is what `text` says: "phrase", "caption" or "empty".
         """
-        timesteps = torch.full((len(z),), timestep, device=self.device)
-        z_t = self.schedule.add_noise(z, noise_like(z, seed), timesteps)
-        blocks = self.unet_config.num_res_blocks
-        modules = {tap: self.unet.get_submodule(place(tap, blocks)) for tap in taps}
-        with overhear(modules, keep=lambda output: output[0], stop=True) as heard:
-            self.unet(z_t, timesteps, text.context, added_cond_kwargs=self.added(text, z))
+        heard = self.observe(z, text, {tap: self.transformer(tap) for tap in taps}, timestep=timestep, seed=seed)
         return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)
+
+    def transformer(self, block: str) -> nn.Module:
+        """The spatial transformer of one of our blocks."""
+        return self.unet.get_submodule(place(block, self.unet_config.num_res_blocks))
+
+    @torch.inference_mode()
+    def observe(
+        self, z: Tensor, text: Text, modules: dict[str, nn.Module], *, timestep: int, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """What parts of the UNet put out for `z` noised to `timestep`, in one pass that ends at the last of them."""
+        with overhear(modules, stop=True) as heard:
+            self.predict(*self.noised(z, timestep, seed), text)
+        return heard
+
+    @torch.inference_mode()
+    def denoise(self, z: Tensor, text: Text, *, timestep: int, seed: int = 0) -> Tensor:
+        """What the UNet takes for the clean latent in `z` noised to `timestep`, [B, 4, h, w]."""
+        z_t, timesteps = self.noised(z, timestep, seed)
+        return self.schedule.split(self.predict(z_t, timesteps, text), z_t, timesteps)[0]
+
+    @torch.inference_mode()
+    def project(self, context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+        """A context [B, N, D] through linear layers of the UNet."""
+        return [layer(context) for layer in layers]
+
+    def noised(self, z: Tensor, timestep: int, seed: int) -> tuple[Tensor, Tensor]:
+        timesteps = torch.full((len(z),), timestep, device=self.device)
+        z = z.to(self.device)
+        return self.schedule.add_noise(z, noise_like(z, seed), timesteps), timesteps
+
+    def predict(self, z_t: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        return self.unet(z_t, timesteps, text.context, added_cond_kwargs=self.added(text, z_t)).sample
 
     def added(self, text: Text, z: Tensor) -> dict[str, Tensor] | None:
         """What SDXL is told besides the context: the pooled text, and that the image is whole and of its own size."""

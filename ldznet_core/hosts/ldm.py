@@ -6,11 +6,13 @@ It serves the bundled miniature; ComfyUI and diffusers have hosts of their own w
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..features import Features, Text
+from ..features import Features, Text, overhear
 from ..ldm import LatentDiffusion
 from ..networks.decoder import MaskDecoder
+from ..networks.layers import SpatialTransformer
+from ..networks.unet import native_side
 from ..schedule import noise_like
 from ..tokenizer import LENGTH, PIECES
 
@@ -39,6 +41,11 @@ class LDMHost:
     def unet_config(self):
         return self.model.unet.config
 
+    @property
+    def pixels(self) -> int:
+        """Area of the pictures that the model was trained to draw."""
+        return self.model.about.get("size", native_side(self.unet_config, self.prediction)) ** 2
+
     def ready(self, decoder: MaskDecoder, z: Tensor) -> MaskDecoder:
         """The decoder where it can run on `z`."""
         return decoder.to(self.device)
@@ -62,12 +69,17 @@ class LDMHost:
     def embed(self, texts: Sequence[str]) -> Text:
         """Texts to contexts [B, 77, D]; what goes past 77 tokens is cut."""
         tokens = [self.model.tokenizer.encode(text) for text in texts]
-        return Text(self.model.text(torch.tensor(tokens, device=self.device)))
+        context = self.model.text(torch.tensor(tokens, device=self.device))
+        return Text(context, lengths=tuple(min(self.length(text), LENGTH - 2) for text in texts))
+
+    def length(self, text: str) -> int:
+        """Tokens of a text, start and end not counted."""
+        tokenizer = self.model.tokenizer
+        return sum(len(tokenizer.word_tokens(p)) for p in PIECES.findall(text.lower()))
 
     def tokens_cut(self, text: str) -> int:
         """How many tokens at the end of a text `embed` leaves out."""
-        tokenizer = self.model.tokenizer
-        return max(0, sum(len(tokenizer.word_tokens(p)) for p in PIECES.findall(text.lower())) - (LENGTH - 2))
+        return max(0, self.length(text) - (LENGTH - 2))
 
     @torch.inference_mode()
     def extract(
@@ -84,10 +96,38 @@ class LDMHost:
 
         `said` is what `text` says: "phrase", "caption" or "empty".
         """
-        timesteps = torch.full((z.shape[0],), timestep, device=self.device)
-        z_t = self.model.schedule.add_noise(z, noise_like(z, seed), timesteps)
-        maps = self.model.unet.extract(z_t, timesteps, text.context, taps)
-        return Features(tuple(maps), tuple(taps), timestep, said)
+        heard = self.observe(z, text, {tap: self.transformer(tap) for tap in taps}, timestep=timestep, seed=seed)
+        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)
+
+    def transformer(self, block: str) -> SpatialTransformer:
+        """The spatial transformer of a block."""
+        return next(layer for layer in self.model.unet.get_submodule(block) if isinstance(layer, SpatialTransformer))
+
+    @torch.inference_mode()
+    def observe(
+        self, z: Tensor, text: Text, modules: dict[str, nn.Module], *, timestep: int, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """What parts of the UNet put out for `z` noised to `timestep`, in one pass that ends at the last of them."""
+        z_t, timesteps = self.noised(z, timestep, seed)
+        with overhear(modules, stop=True) as heard:
+            self.model.unet(z_t, timesteps, text.context)
+        return heard
+
+    @torch.inference_mode()
+    def denoise(self, z: Tensor, text: Text, *, timestep: int, seed: int = 0) -> Tensor:
+        """What the UNet takes for the clean latent in `z` noised to `timestep`, [B, 4, h, w]."""
+        z_t, timesteps = self.noised(z, timestep, seed)
+        return self.model.schedule.split(self.model.unet(z_t, timesteps, text.context), z_t, timesteps)[0]
+
+    @torch.inference_mode()
+    def project(self, context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+        """A context [B, N, D] through linear layers of the UNet."""
+        return [layer(context) for layer in layers]
+
+    def noised(self, z: Tensor, timestep: int, seed: int) -> tuple[Tensor, Tensor]:
+        timesteps = torch.full((len(z),), timestep, device=self.device)
+        z = z.to(self.device)
+        return self.model.schedule.add_noise(z, noise_like(z, seed), timesteps), timesteps
 
     def guided(
         self, z_t: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str] = ()

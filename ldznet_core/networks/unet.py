@@ -67,6 +67,13 @@ SDXL = UNetConfig(
 )  # fmt: skip
 
 
+def native_side(config: UNetConfig, prediction: str) -> int:
+    """Pixels along a side of the squares that Stable Diffusion's families were trained on."""
+    if config.vector_channels:
+        return 1024
+    return 768 if config.context_dim == SD2.context_dim and prediction == "v" else 512
+
+
 def embedder(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, out), nn.SiLU(), nn.Linear(out, out))
 

@@ -56,11 +56,16 @@ def load(engine, family: str, prediction: str, unet):
 def clip() -> SimpleNamespace:
     """A CLIP that writes the texts of no model, always the same."""
 
-    def encode(text: str, return_pooled: bool = False):
+    def tokenize(text: str) -> dict:
+        words = [100 + sum(map(ord, word)) for word in text.split()]
+        return {"l": [[(token, 1.0) for token in (1, *words, 2)]], "text": text}
+
+    def encode(tokens: dict, return_pooled: bool = False):
+        text = tokens["text"]
         context, pooled = seeded(f"context {text}", (1, 77, WIDTH), 0), seeded(f"pooled {text}", (1, POOLED), 0)
         return (context, pooled) if return_pooled else context
 
-    made = SimpleNamespace(clip_layer=lambda layer: None, tokenize=lambda text: text, encode_from_tokens=encode)
+    made = SimpleNamespace(clip_layer=lambda layer: None, tokenize=tokenize, encode_from_tokens=encode)
     made.clone = lambda: made
     return made
 

@@ -26,13 +26,19 @@ ROWS = 512  # of a self-attention at once: at 64 x 64 positions all heads of it 
 BLUR = 3
 
 
+def exact(like: Tensor) -> torch.autocast:
+    """Inside, matrices are multiplied in the precision that they have, whatever the model computes in."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 def cross_attention(q: Tensor, k: Tensor, heads: int, valid: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)), mean over heads: queries [B, N, C], keys [P, M, C] -> [B, P, N, M].
 
     `valid` [P, M] (bool) leaves keys out of the softmax.
     """
     q, k = split_heads(q.float(), heads), split_heads(k.float(), heads)
-    scores = torch.einsum("bhnd,phmd->bphnm", q * q.shape[-1] ** -0.5, k)
+    with exact(q):
+        scores = torch.einsum("bhnd,phmd->bphnm", q * q.shape[-1] ** -0.5, k)
     if valid is not None:
         scores = scores.masked_fill(~valid[:, None, None], -torch.inf)
     return scores.softmax(-1).mean(2)
@@ -47,7 +53,9 @@ def self_attention(q: Tensor, k: Tensor, heads: int) -> Tensor:
     total = torch.zeros(q.shape[1], k.shape[1], device=q.device)
     for one, keys in zip(q * q.shape[-1] ** -0.5, k, strict=True):
         for start in range(0, len(one), ROWS):
-            total[start : start + ROWS] += (one[start : start + ROWS] @ keys.T).softmax(-1) / heads
+            with exact(q):
+                scores = one[start : start + ROWS] @ keys.T
+            total[start : start + ROWS] += scores.softmax(-1) / heads
     return total
 
 
@@ -61,7 +69,7 @@ def words_won(queries: Queries, keys: Sequence[tuple[Tensor, Tensor]], config: U
         parts = []
         for _ in group:
             q, (k, valid) = queries.cross[layer], keys[layer]
-            parts.append(cross_attention(q, k.to(q.device), config.heads(q.shape[-1]), valid)[..., :-2].sum(-1))
+            parts.append(cross_attention(q, k, config.heads(q.shape[-1]), valid)[..., :-2].sum(-1))
             layer += 1
         won.append(sum(parts) / len(parts))
     return won
@@ -106,7 +114,8 @@ def spread(masks: Tensor, ties: Tensor, rounds: int, cut: float = CUT) -> Tensor
         ties = (ties + cut * torch.log10(math.e * ties.clamp(min=1e-30))).clamp(min=0)
         ties = ties / ties.sum(1, keepdim=True).clamp(min=1e-12)
     for _ in range(rounds):
-        masks = masks @ ties.T
+        with exact(masks):
+            masks = masks @ ties.T
         if cut:
             masks = masks - masks.amin(1, keepdim=True)
             masks = masks / masks.sum(1, keepdim=True).clamp(min=1e-12)

@@ -40,11 +40,16 @@ def crop_box(mask: Tensor, tau: float = 0.5, pad: int = 0) -> tuple[int, int, in
     )
 
 
-def exclusive(masks: Tensor, tau: float = 0.5) -> tuple[Tensor, Tensor]:
+# The background's score where phrases compete, calibrated on validation scenes (`benchmarks/labels.py`). Lower than
+# the threshold of a phrase alone: of several that are there, the best is often right at a low score.
+BACKGROUND = 0.4
+
+
+def exclusive(masks: Tensor, tau: float = BACKGROUND) -> tuple[Tensor, Tensor]:
     """One phrase a pixel: masks [..., P, H, W] compete, and each keeps its soft values where it wins.
 
-    Returns those masks, and labels [..., H, W] that are 0 for the background (no mask above `tau`) and else the number
-    of the phrase, from 1. Of equals the first wins.
+    Returns those masks, and labels [..., H, W] that are 0 for the background (no mask above `tau`, its score) and else
+    the number of the phrase, from 1. Of equals the first wins.
     """
     best, winner = masks.max(-3)  # [..., H, W]
     won = winner.unsqueeze(-3) == torch.arange(masks.shape[-3], device=masks.device)[:, None, None]

@@ -80,7 +80,8 @@ def label_map(labels: Tensor, phrases: Sequence[str]) -> Image.Image:
     """One colour a phrase, black for the background, and a legend below it.
 
     labels: `[H, W]`, 0 for the background, else the number of the phrase from 1. Colours come round again after
-    seven phrases, so the legend also gives each phrase's number and its share of the picture.
+    seven phrases, so the legend also gives each phrase's number and its share of the picture. Beside a map that is too
+    narrow for it, it sticks out to the right.
     """
     _expect(
         labels.ndim == 2 and 0 <= int(labels.min()) and int(labels.max()) <= len(phrases),
@@ -90,7 +91,7 @@ def label_map(labels: Tensor, phrases: Sequence[str]) -> Image.Image:
     flat = Image.fromarray(np.uint8(colours)[labels.cpu().numpy()])
     shares = [float((labels == i + 1).float().mean()) for i in range(len(phrases))]
     size = max(9, max(flat.size) // 34)
-    margin, width = size // 2, flat.width
+    margin, width = size // 2, max(flat.width, 6 * size)
     places, left, top = [], margin, flat.height + margin
     for i, phrase in enumerate(phrases):
         text, room = f"{i + 1} {phrase} {shares[i]:.0%}", width - 2 * margin
@@ -131,6 +132,25 @@ def panel(images: Sequence[Image.Image], titles: Sequence[str], *, height: int =
         sheet.paste(cell, (left, head))
         left += cell.width + gap
     return sheet
+
+
+def figure(image: Tensor, labels: Tensor, phrases: Sequence[str]) -> Image.Image:
+    """The picture and its label map side by side at one scale, as papers show how several objects are told apart.
+
+    image: `[H, W, 3]` in 0..1. labels: `[H, W]`, as for `label_map`. Pictures below 512 pixels are enlarged. Raises
+    InputError where shapes do not fit each other.
+    """
+    _expect_picture(image)
+    _expect(
+        labels.shape == image.shape[:2],
+        f"the labels {list(labels.shape)} do not fit the picture {list(image.shape)}",
+    )
+    picture, _ = _readable(image.detach().float().cpu(), torch.zeros(0, *labels.shape))
+    size = picture.shape[:2]
+    flat = label_map(functional.interpolate(labels[None, None].float().cpu(), size)[0, 0].long(), phrases)
+    sheet = Image.new("RGB", flat.size, _PAPER)  # as high as the map with its legend, so that both keep their scale
+    sheet.paste(Image.fromarray(_to_bytes(picture)))
+    return panel([sheet, flat], ["picture", "labels"], height=flat.height)
 
 
 # --- the overlay's picture ------------------------------------------------------------------------------

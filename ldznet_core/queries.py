@@ -5,7 +5,7 @@ phrase. What they answer is computed in `attention.py`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,7 +132,17 @@ class Queries:
         """The queries of one image of the batch, still batched."""
         return self.map(lambda q: q[index : index + 1])
 
+    @classmethod
+    def joined(cls, rows: "Sequence[Queries]") -> "Queries":
+        """Those of several images, of one plan and size, as a batch."""
+        cross = tuple(torch.cat(parts) for parts in zip(*(q.cross for q in rows), strict=True))
+        own = None
+        if all(q.own for q in rows):
+            own = tuple(torch.cat(parts) for parts in zip(*(q.own for q in rows), strict=True))
+        return cls(rows[0].plan, rows[0].size, cross, own)
+
     def shape(self, level: int) -> tuple[int, int]:
+        """Height and width of a level's grid."""
         return grid(self.size[0], level), grid(self.size[1], level)
 
 
@@ -158,7 +168,7 @@ class Average:
         self.steps.add(timestep)
         if self.sum is None or queries.size != self.sum.size:
             self.steps, self.dtype = {timestep}, queries.cross[0].dtype
-            self.sum = replace(queries, cross=tuple(q.float() for q in queries.cross))
+            self.sum = replace(queries, cross=tuple(q.to(torch.float32, copy=True) for q in queries.cross))
         else:
             for total, q in zip(self.sum.cross, queries.cross, strict=True):
                 total += q

@@ -17,7 +17,7 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 def noise_like(z: Tensor, seed: int) -> Tensor:
     """Unit Gaussian noise drawn on the CPU, one draw for all rows: the same on every device and in every batch."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**64)  # seeds are counted up, past the largest too
     return torch.randn(z.shape[1:], generator=generator).to(z).expand_as(z)
 
 

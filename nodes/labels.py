@@ -6,10 +6,10 @@ from comfy_api.latest import io
 
 from ..ldznet_core.errors import InputError
 from ..ldznet_core.images import to_tensor
-from ..ldznet_core.masks import exclusive
+from ..ldznet_core.masks import BACKGROUND, exclusive
 from ..ldznet_core.pictures import label_map
 from ..ldznet_core.segmenter import split_phrases
-from .shared import CATEGORY, TEXT, THRESHOLD, preview_of
+from .shared import CATEGORY, TEXT, preview_of
 
 
 class LDZNetLabelMap(io.ComfyNode):
@@ -26,7 +26,14 @@ class LDZNetLabelMap(io.ComfyNode):
             inputs=[
                 io.Mask.Input("masks", tooltip="From Segment or Segment Captured: one a phrase and image"),
                 TEXT,
-                THRESHOLD,
+                io.Float.Input(
+                    "threshold",
+                    default=BACKGROUND,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The background's score: it wins where no phrase is above this",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="label map", tooltip="One colour a phrase, black background, a legend"),
@@ -36,7 +43,7 @@ class LDZNetLabelMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, masks, text, threshold=0.5) -> io.NodeOutput:
+    def execute(cls, masks, text, threshold=BACKGROUND) -> io.NodeOutput:
         phrases = split_phrases(text)
         if masks.ndim != 3 or len(masks) % len(phrases):
             raise InputError(

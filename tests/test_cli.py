@@ -1,6 +1,7 @@
 """The command line from end to end, on a model too small to be of any use: what it writes, prints and refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,15 @@ from safetensors.torch import save_file
 
 import ldznet_core.commands.info
 import ldznet_core.commands.segment
+import ldznet_core.commands.shared
 import ldznet_core.hosts
 import ldznet_core.hosts.ldm
 import ldznet_core.weights
-from ldznet_core import cli, load_decoder
+from ldznet_core import cli, load_decoder, load_host
+from ldznet_core.features import overhear
 from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
 from ldznet_core.networks.unet import UNetConfig
+from ldznet_core.queries import SETTLED, plan
 from ldznet_core.weights import write_decoder
 
 
@@ -54,6 +58,10 @@ def done(capsys, *argv) -> list[dict]:
     status, lines, errors = call(capsys, *argv)
     assert status == 0 and not errors, errors
     return lines
+
+
+def pixels(file) -> np.ndarray:
+    return np.asarray(Image.open(file)).astype(int)
 
 
 def files(folder: Path) -> set[str]:
@@ -94,9 +102,11 @@ def test_threshold_decides_coverage(here, capsys):
         assert line["phrases"][0]["coverage"] == coverage
 
 
-@pytest.mark.parametrize("method", ["ldznet", "znet", "rgbnet"])
+@pytest.mark.parametrize("method", ["ldznet", "znet", "rgbnet", "attention", "noise"])
 def test_every_method(here, capsys, method):
-    done(capsys, "segment", "a.png", "--text", "cat", "--method", method)
+    (line,) = done(capsys, "segment", "a.png", "--text", "cat", "--method", method)
+    assert Image.open(line["phrases"][0]["mask"]).size == (40, 24)
+    assert ("presence" in line["phrases"][0]) == (method == "attention")
 
 
 def test_seed_and_condition_matter_and_repeat(here, capsys):
@@ -110,8 +120,9 @@ def test_seed_and_condition_matter_and_repeat(here, capsys):
     assert len(set(masks)) == len(masks)
 
 
-def test_bfloat16(here, capsys):
-    done(capsys, "segment", "a.png", "--text", "cat", "--dtype", "bfloat16")
+@pytest.mark.parametrize("method", ["ldznet", "attention", "noise"])
+def test_bfloat16(here, capsys, method):
+    done(capsys, "segment", "a.png", "--text", "cat", "--dtype", "bfloat16", "--method", method)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +179,109 @@ def test_good_pictures_are_done_beside_a_bad_one(here, capsys):
     assert len(errors) == 1 and "gone.png" in errors[0] and errors[0].startswith("ldznet: ")
 
 
+# ---- segment: no decoder, edges, labels ----
+
+ATTENTION = ("segment", "a.png", "--method", "attention", "--presence", "0")
+
+
+@pytest.mark.parametrize("method", ["attention", "noise"])
+def test_any_checkpoint_is_read_without_a_decoder(here, made, capsys, monkeypatch, method):
+    (here / "model").mkdir()
+    shutil.copy(made / "mini.safetensors", "model/other.safetensors")
+    shutil.copytree(made / "tokenizer", "model/tokenizer")
+    monkeypatch.setattr(ldznet_core.commands.shared, "load_decoder", fail(AssertionError("a decoder")))
+    segment = ("segment", "a.png", "--text", "cat", "--model", "model/other.safetensors")
+    done(capsys, *segment, "--method", method)
+    assert "--method attention" in refused(capsys, here, *segment)
+
+
+def test_how_attention_is_read_matters_and_repeats(here, capsys):
+    def mask(options):
+        done(capsys, *ATTENTION, "--text", "cat", *options.split())
+        return Path("masks/a.cat.png").read_bytes()
+
+    options = ("", "--seed 1", "--timestep 300", "--samples 2", "--caption apple", "--spread stuff")
+    masks = [mask(option) for option in options]
+    assert len(set(masks)) == len(masks)
+    assert masks[0] == mask("--seed 0 --timestep 100 --samples 1 --spread auto")
+
+
+# To a random model a phrase makes next to no difference: noise shows the rounding of batches of other sizes.
+@pytest.mark.parametrize(("method", "close"), [("attention", 1e-4), ("noise", 0.05)])
+def test_phrases_do_not_change_each_other(here, capsys, monkeypatch, method, close):
+    drawn = []
+    draw = ldznet_core.commands.segment.draw
+
+    def record(image, masks, *others):
+        drawn.append(masks)
+        return draw(image, masks, *others)
+
+    monkeypatch.setattr(ldznet_core.commands.segment, "draw", record)
+    phrases = ["cat", "red apple", "dog", "a", "apple cat red", "grass", "red cat", "a photo of a cat"]
+    presence = ("--presence", "0") if method == "attention" else ()
+    for said in (" | ".join(phrases), *phrases):
+        done(capsys, "segment", "a.png", "--text", said, "--method", method, *presence)
+    together, *alone = drawn
+    assert len(together) == 8 and together.amax((1, 2)).min() > 0.5
+    assert (together - torch.cat(alone)).abs().max() < close
+
+
+def test_what_has_too_little_presence_has_an_empty_mask(here, capsys):
+    def phrases(presence):
+        (line,) = done(capsys, *ATTENTION, "--text", "cat | red apple | dog", "--presence", presence)
+        return line["phrases"]
+
+    everything = phrases(0)
+    between = sorted(one["presence"] for one in everything)[1]
+    for before, after in zip(everything, phrases(between - 1e-3), strict=True):
+        assert before["presence"] == after["presence"] and before["peak"] > 0.5
+        assert (after["peak"] == 0) == (pixels(after["mask"]).max() == 0) == (before["presence"] < between)
+    assert [one["peak"] for one in phrases("inf")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("method", ["ldznet", "attention", "noise"])
+def test_refined_edges_are_others(here, capsys, method):
+    def mask(*options):
+        done(capsys, "segment", "a.png", "--text", "cat", "--method", method, *options)
+        return pixels("masks/a.cat.png")
+
+    assert (mask() != mask("--refine")).any()
+
+
+@pytest.mark.parametrize("method", ["ldznet", "attention"])
+def test_with_labels_no_pixel_belongs_to_two_phrases(here, capsys, method):
+    segment = ("segment", "a.png", "--text", "cat | red apple | labels", "--method", method, "--refine")
+    (line,) = done(capsys, *segment)
+    assert "labels" not in line
+    alone = np.stack([pixels(one["mask"]) for one in line["phrases"]])
+    (line,) = done(capsys, *segment, "--labels")
+    assert [one["mask"] for one in line["phrases"]] == [f"masks/a.{n}.png" for n in ("cat", "red-apple", "labels-2")]
+    kept = np.stack([pixels(one["mask"]) for one in line["phrases"]])
+    assert ((alone > 0).sum(0) > 1).any() and ((kept > 0).sum(0) <= 1).all()
+    assert (kept.max(0) == alone.max(0)).all()
+    assert line["labels"] == "masks/a.labels.png"
+    assert Image.open(line["labels"]).width > 2 * 512
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8000, 37), (37, 4000)])
+def test_labels_of_one_phrase_and_of_any_picture(here, capsys, size):
+    picture(here / "odd.png", size)
+    (line,) = done(capsys, "segment", "odd.png", "--text", "cat", "--labels")
+    assert Image.open(line["labels"]).width > 2 * size[0]
+
+
+def test_the_miniatures_own_attention_finds_things(tmp_path, capsys):
+    park = Path(__file__).parents[1] / "docs" / "pictures" / "park.png"
+    places = {"panda": (18, 112, 136, 222), "pumpkin": (134, 22, 240, 126), "ladybug": (152, 138, 240, 228)}
+    texts = [word for name in places for word in ("--text", name)]
+    options = ("--method", "attention", "--refine", "--labels", "--out", tmp_path)
+    (line,) = done(capsys, "segment", park, *texts, *options)
+    for phrase, (left, top, right, bottom) in zip(line["phrases"], places.values(), strict=True):
+        mask = pixels(phrase["mask"]) > 127
+        inside = mask[top:bottom, left:right]
+        assert phrase["presence"] > 2 and inside.mean() > 0.3 and inside.sum() > 0.7 * mask.sum()
+
+
 # ---- refusals ----
 
 
@@ -195,6 +309,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(here, capsys
 def test_a_picture_of_the_call_is_not_overwritten(here, capsys):
     picture(here / "a.cat.png")
     refused(capsys, here, "segment", "a.png", "a.cat.png", "--text", "cat", "--out", ".")
+    picture(here / "a.labels.png")
+    refused(capsys, here, "segment", "a.png", "a.labels.png", "--text", "dog", "--out", ".", "--labels")
 
 
 @pytest.mark.parametrize(
@@ -215,11 +331,41 @@ def test_a_picture_of_the_call_is_not_overwritten(here, capsys):
         ("--decoder", "a.png"),
         ("--model", "gone.safetensors"),
         ("--model", "a.png", "--decoder", "mini"),
+        ("--model", "a.png", "--method", "attention"),
+        ("--method", "attention", "--samples", "0"),
+        ("--method", "attention", "--spread", "far"),
+        ("--method", "attention", "--presence", "-1"),
+        ("--method", "attention", "--presence", "nan"),
+        ("--method", "attention", "--caption", "\udc80"),
         ("--sharpen",),
     ],
 )
 def test_bad_options(here, capsys, options):
     refused(capsys, here, "segment", "a.png", "--text", "cat", *options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--decoder mini", "--method attention"),
+        ("--decoder mini", "--method noise"),
+        ("--authors", "--method attention"),
+        ("--authors", "--method noise"),
+        ("--condition empty", "--method attention"),
+        ("--condition phrase", "--method noise"),
+        ("--caption cat", "--method noise"),
+        ("--spread none", "--method noise"),
+        ("--spread none",),
+        ("--presence 0", "--method noise"),
+        ("--presence 0", "--method znet"),
+    ],
+)
+def test_options_without_a_use(here, capsys, options):
+    option, *method = (words.split() for words in options)
+    said = refused(capsys, here, "segment", "a.png", "--text", "cat", *option, *sum(method, []))
+    assert f"{option[0]} has no use" in said and "leave it out" in said
+    if option[0] in ("--decoder", "--spread", "--presence"):
+        assert said == refused(capsys, here, "generate", "a cat", "--text", "cat", *option, *sum(method, []))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -307,10 +453,6 @@ def test_every_command_has_help(command, capsys):
 DRAW = ("generate", "a cat", "--text", "dog", "--text", "cat", "--threshold", "0")
 
 
-def pixels(file) -> np.ndarray:
-    return np.asarray(Image.open(file)).astype(int)
-
-
 def test_generate_writes_everything(here, capsys):
     draw = (*DRAW, "--seed", 3, "--size", "128x64", "--replace", "red apple", "--out", "out")
     (line,) = done(capsys, *draw)
@@ -352,6 +494,61 @@ def test_generate_takes_its_masks_from_the_drawing(here, capsys, monkeypatch):
 @pytest.mark.parametrize("method", ["znet", "rgbnet"])
 def test_generate_with_decoders_that_take_no_features(here, capsys, method):
     assert call(capsys, *DRAW, "--method", method)[0] == 0
+
+
+@pytest.mark.parametrize("method", ["attention", "noise"])
+def test_generate_without_a_decoder_draws_the_same(here, capsys, monkeypatch, method):
+    (plain,) = done(capsys, *DRAW, "--out", "plain")
+    monkeypatch.setattr(ldznet_core.commands.shared, "load_decoder", fail(AssertionError("a decoder")))
+    (line,) = done(capsys, *DRAW, "--out", "free", "--method", method, "--labels", "--refine")
+    assert Path(line["image"]).read_bytes() == Path(plain["image"]).read_bytes()
+    assert ("presence" in line["phrases"][0]) == (method == "attention")
+    assert line["labels"] == "free/a-cat-0.labels.png"
+    assert files(here / "free") == files(here / "plain") | {"a-cat-0.labels.png"}
+    masks = np.stack([pixels(one["mask"]) for one in line["phrases"]])
+    assert masks.max() > 64 and ((masks > 0).sum(0) <= 1).all()
+
+
+def test_attention_is_taken_from_the_drawing(here, capsys, monkeypatch):
+    observed = []
+    observe = ldznet_core.hosts.ldm.LDMHost.observe
+    for unused in ("encode", "extract", "denoise"):
+        monkeypatch.setattr(ldznet_core.hosts.ldm.LDMHost, unused, fail(AssertionError(unused)))
+
+    def record(host, z, *others, **how):
+        observed.append(z)
+        return observe(host, z, *others, **how)
+
+    monkeypatch.setattr(ldznet_core.hosts.ldm.LDMHost, "observe", record)
+    done(capsys, *DRAW, "--method", "attention", "--presence", "0")
+    assert len(observed) == 1 and observed[0].std() > 0.9  # pure noise, to compare with
+
+
+def test_queries_of_the_captions_half_are_taken_while_sampling(here, made):
+    host = load_host(made / "mini.safetensors")
+    chosen, guided, seen = plan(host.unet_config, 8, 16), host.guided, []
+    plain, nothing = host.sample("a cat", 64, 128, seed=2)
+
+    def record(z_t, timesteps, context, taps):
+        seen.append((z_t.clone(), timesteps))
+        return guided(z_t, timesteps, context, taps)
+
+    host.guided = record
+    drawn, queries = host.sample("a cat", 64, 128, seed=2, asked=chosen)
+    assert nothing is None and torch.equal(plain, drawn)
+    assert len(seen) == ldznet_core.hosts.ldm.STEPS
+    assert not any(module._forward_hooks for module in host.model.unet.modules())
+
+    modules, heard = chosen.modules(host.transformer), []
+    for z_t, timesteps in seen:
+        if timesteps[0] <= SETTLED:
+            with torch.inference_mode(), overhear(modules) as one:
+                host.model.unet(z_t, timesteps, host.embed(["a cat"]).context)
+            heard.append(one)
+    assert 1 < len(heard) < len(seen) and len(queries) == 1 and queries.size == (8, 16)
+    for i, mean in enumerate(queries.cross):
+        assert torch.allclose(mean, sum(one[f"cross {i}"] for one in heard) / len(heard), atol=1e-4)
+    assert torch.allclose(queries.own[0], heard[-1]["own q"], atol=1e-4)
 
 
 def test_generate_finds_nothing(here, capsys):

@@ -14,12 +14,15 @@ from safetensors.torch import load_file, save_file
 from seeded import seed_weights
 
 from ldznet_core import InputError, Segmenter, cli, load_decoder, load_host
+from ldznet_core.features import overhear
 from ldznet_core.hosts.diffusers import place, unet_config
 from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
 from ldznet_core.networks.layers import timestep_embedding
 from ldznet_core.networks.unet import UNet
+from ldznet_core.queries import plan
 from ldznet_core.schedule import Schedule, noise_like
 from ldznet_core.tokenizer import LENGTH, ClipTokenizer
+from ldznet_core.training_free import TrainingFree
 from ldznet_core.weights import DecoderInfo, write_decoder
 
 pytest.importorskip("diffusers")
@@ -212,6 +215,35 @@ def test_features_equal_ours(host, ours, z):
     with torch.inference_mode():
         expected = ours.extract(z_t, t, text.context, taps, vector=vector(text))
     assert all(close(*pair) for pair in zip(features.maps, expected, strict=True))
+
+
+@torch.inference_mode()
+def test_what_attention_asks_and_what_noise_says_equal_ours(host, ours, z):
+    text, chosen = host.embed(["cat", "red apple"]), plan(ours.config, *z.shape[-2:])
+    heard = host.observe(z, text, chosen.modules(host.transformer), timestep=100, seed=7)
+    t = torch.tensor([100, 100])
+    z_t = host.schedule.add_noise(z, noise_like(z, 7), t)
+
+    def find(block):
+        return next(part for part in ours.get_submodule(block) if hasattr(part, "transformer_blocks"))
+
+    with overhear(chosen.modules(find)) as expected:
+        out = ours(z_t, t, text.context, vector=vector(text))
+    assert heard.keys() == expected.keys() and all(close(heard[name], expected[name]) for name in heard)
+    assert close(host.denoise(z, text, timestep=100, seed=7), host.schedule.split(out, z_t, t)[0])
+    keys = host.project(text.context, chosen.keys(host.transformer))
+    assert all(close(a, layer(text.context)) for a, layer in zip(keys, chosen.keys(find), strict=True))
+    assert hooks(host.unet) == 0
+
+
+@pytest.mark.parametrize("method", ["attention", "noise"])
+def test_masks_need_no_decoder(host, method):
+    found = TrainingFree(host, method).find(torch.rand(1, 64, 96, 3), ["cat", "red apple"])
+    assert found.masks.shape == (1, 2, 64, 96) and found.masks.isfinite().all() and found.masks.amax() > 0.5
+
+
+def test_words_are_counted_without_start_and_end(host):
+    assert host.embed(["cat", "red apple", "", "cat " * 99]).lengths == (1, 2, 0, 75)
 
 
 def hooked(network, visit):

@@ -4,9 +4,10 @@ the object out and draw it anew. Sampling is the host's, masks are the segmenter
 import argparse
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +16,29 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..hosts.ldm import LDMHost
-from ..images import slug, to_tensor, unique_slugs
+from ..images import slug, to_tensor
 from ..masks import threshold
+from ..networks.decoder import MaskDecoder
 from ..pictures import cut_out
+from ..queries import plan
+from ..refine import REACH
 from ..segmenter import Segmenter
+from ..training_free import Found, TrainingFree
+from .results import draw, endings, report, settle, write
 from .shared import (
     MAX_SEED,
+    add_attention_options,
     add_mask_options,
     add_model_options,
     add_out_option,
     check_folder,
     check_text,
-    draw,
-    measure,
+    check_uses,
     open_model,
     precision,
     progress,
     read_phrases,
     warn_of_cuts,
-    write,
 )
 
 log = logging.getLogger(__name__)
@@ -45,8 +50,9 @@ LARGEST = 2048
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Draws the caption and writes DIR/<caption>-<seed>.png; beside it <phrase>.png masks, overlay.png, "
-        "composite.png (the first phrase found, cut out) and inpainted.png (that object drawn anew). "
-        "Masks are taken while drawing: no further pass of the model. Prints one line of JSON."
+        "composite.png (the first phrase found, cut out), inpainted.png (that object drawn anew) and, with --labels, "
+        "labels.png. Masks are taken while drawing: no further pass of the model reads the drawing, except with "
+        "--method noise. Prints one line of JSON."
     )
     parser.add_argument("caption", metavar="CAPTION", help="such as 'a cat and a red apple on grass'")
     add_mask_options(parser)
@@ -59,34 +65,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--replace", metavar="CAPTION", help="what is drawn anew (default: the same caption)")
     add_model_options(parser)
+    add_attention_options(parser)
 
 
 def run(args: argparse.Namespace) -> Iterator[dict]:
     phrases = read_phrases(args.text)
     caption, replacement = (check_caption(text) for text in (args.caption, args.replace or args.caption))
+    check_uses(args)
     check_folder(args.out)
     check_draws(args.model)
     name = f"{slug(caption, 80)}-{args.seed}"
-    endings = [*unique_slugs(phrases, reserved=("overlay", "composite", "inpainted")), "overlay"]
-    files = [args.out / f"{name}.{ending}.png" for ending in endings]
+    ends = endings(phrases, args.labels, reserved=("composite", "inpainted"))
+    files = [args.out / f"{name}.{end}.png" for end in ends]
     host, decoder = open_model(args)
-    segmenter = Segmenter(host, decoder, text="caption")
-    warn_of_cuts(host, [*dict.fromkeys((caption, replacement)), *map(segmenter.template.format, phrases)])
     side = host.model.about.get("size", 512)
     width, height = args.size or (side, side)
+    capture, find = choose_reader(host, decoder, args, phrases, (height // 8, width // 8))
+    warn_of_cuts(host, dict.fromkeys((caption, replacement)))
 
     started = perf_counter()
     with precision(host.device, args.dtype):
-        z, captured = host.sample(
-            caption, height, width, seed=args.seed, taps=decoder.taps, progress=progress("drawing")
-        )
+        z, captured = host.sample(caption, height, width, seed=args.seed, **capture, progress=progress("drawing"))
         image = decode(host, z)
         masking = perf_counter()
-        given = (image.permute(0, 3, 1, 2) * 2 - 1).to(host.device) if decoder.kind == "rgbnet" else z
-        masks = segmenter.latent(given, phrases, features=captured)[0]  # [P, H, W], as large as the drawing
+        found = find(z, image, captured)
         masking = perf_counter() - masking
+    masks, labels = settle(found, image[0], args)  # [P, H, W], as large as the drawing
     drawing = args.out / f"{name}.png"
-    pictures = {drawing: to_picture(image), **draw(image[0], masks, phrases, files, args.threshold)}
+    pictures = {drawing: to_picture(image), **draw(image[0], masks, labels, phrases, files, args.threshold)}
 
     object_mask = next((mask for mask in masks if threshold(mask, args.threshold).any()), None)
     composite = inpainted = None
@@ -111,13 +117,36 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
     yield {
         "caption": caption,
         "image": str(drawing),
-        "phrases": [measure(*one, args.threshold) for one in zip(phrases, masks, files[:-1], strict=True)],
-        "overlay": str(files[-1]),
+        **report(masks, found, phrases, files, args.threshold),
         "composite": composite and str(composite),
         "inpainted": inpainted and str(inpainted),
         "seconds": round(perf_counter() - started, 3),
         "mask_seconds": round(masking, 3),
     }
+
+
+def choose_reader(
+    host: LDMHost, decoder: MaskDecoder | None, args: argparse.Namespace, phrases: Sequence[str], size: tuple[int, int]
+) -> tuple[dict[str, Any], Callable[[Tensor, Tensor, Any], Found]]:
+    """What `host.sample` is to capture, and what then finds the phrases, given the latent [1, 4, *size], the drawing
+    [1, 8h, 8w, 3] and what was captured."""
+    if decoder is None:
+        warn_of_cuts(host, phrases)
+        free = TrainingFree(host, args.method, spread=args.spread or "auto")
+
+        def find(z: Tensor, image: Tensor, captured: Any) -> Found:
+            return free.latent(z, phrases, seed=args.seed, queries=captured)
+
+        return {"asked": plan(host.unet_config, *size)} if args.method == "attention" else {}, find
+
+    segmenter = Segmenter(host, decoder, text="caption")
+    warn_of_cuts(host, map(segmenter.template.format, phrases))
+
+    def find(z: Tensor, image: Tensor, captured: Any) -> Found:
+        given = (image.permute(0, 3, 1, 2) * 2 - 1).to(host.device) if decoder.kind == "rgbnet" else z
+        return Found(segmenter.latent(given, phrases, features=captured), None, REACH)
+
+    return {"taps": decoder.taps}, find
 
 
 def check_caption(caption: str) -> str:

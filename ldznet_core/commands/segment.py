@@ -3,28 +3,32 @@ picture before all its masks are there."""
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 
+from torch import Tensor
+
 from ..errors import InputError
-from ..images import read_image, to_tensor, unique_slugs
-from ..refine import refine
+from ..images import read_image, to_tensor
+from ..refine import REACH
 from ..segmenter import FEATURE_TEXTS, Segmenter
+from ..training_free import SAMPLES, TIMESTEPS, Found, TrainingFree
+from .results import draw, endings, report, settle, write
 from .shared import (
+    add_attention_options,
     add_mask_options,
     add_model_options,
     add_out_option,
     between,
     check_folder,
     check_text,
-    draw,
-    measure,
+    check_uses,
     open_model,
     precision,
     read_phrases,
+    refuse,
     warn_of_cuts,
-    write,
 )
 
 log = logging.getLogger(__name__)
@@ -33,21 +37,19 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Writes DIR/<name>.<phrase>.png, a soft mask in 8-bit grey at the picture's size, for every phrase, "
-        "and DIR/<name>.overlay.png, and prints one line of JSON a picture. Where pictures from different "
-        "folders have one name, the later ones are called <name>-2, <name>-3, ..."
+        "DIR/<name>.overlay.png and, with --labels, DIR/<name>.labels.png, and prints one line of JSON a picture. "
+        "Where pictures from different folders have one name, the later ones are called <name>-2, <name>-3, ..."
     )
     parser.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="a picture file")
     add_mask_options(parser)
     add_out_option(parser, "masks")
-    parser.add_argument("--timestep", type=between(0, 999), help="noise at which features are read (400)")
+    parser.add_argument("--timestep", type=between(0, 999), help="noise at which the model is read "
+                        f"({TIMESTEPS['noise']}, or {TIMESTEPS['attention']} with --method attention)")
     parser.add_argument(
         "--samples",
         type=between(1, 64),
-        default=1,
-        help="average the masks of so many noises, each at the cost of one more pass (%(default)s)",
-    )
-    parser.add_argument(
-        "--refine", action="store_true", help="move the masks' edges to those of the picture (no model, no download)"
+        help="average the masks of so many noises, each at the cost of one more pass "
+        f"(1, or {SAMPLES['noise']} with --method noise)",
     )
     parser.add_argument(
         "--authors",
@@ -61,27 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the model is told while features are read: each phrase (a pass a phrase, the default), "
         "a caption or nothing (one pass for all phrases)",
     )
-    parser.add_argument("--caption", help="what the pictures show; implies --condition caption")
+    parser.add_argument("--caption", help="what the pictures show; a decoder's --condition is then the caption")
     add_model_options(parser)
+    add_attention_options(parser)
 
 
 def run(args: argparse.Namespace) -> Iterator[dict]:
     phrases = read_phrases(args.text)
-    condition = choose_condition(args.condition, args.caption)
-    if args.authors and args.timestep is not None:
-        raise InputError("--timestep has no use with --authors, which draws one: leave one of them out")
+    check_options(args)
     check_folder(args.out)
-    files = [
-        [args.out / f"{name}.{ending}.png" for ending in (*unique_slugs(phrases), "overlay")]
-        for name in unique_names(args.image)
-    ]
+    names = endings(phrases, args.labels)
+    files = [[args.out / f"{stem}.{name}.png" for name in names] for stem in unique_names(args.image)]
     check_not_inputs(args.image, [file for group in files for file in group])
-    host, decoder = open_model(args)
-    segmenter = Segmenter(host, decoder, text=condition, samples=args.samples, authors=args.authors)
-    warn_of_cuts(host, [segmenter.template.format(phrase) for phrase in phrases])
-    warn_of_cuts(host, [args.caption or ""])
+    find = open_reader(args, phrases)
 
-    timestep = 400 if args.timestep is None else args.timestep
     status = 0
     for path, targets in zip(args.image, files, strict=True):
         started = perf_counter()
@@ -91,25 +86,56 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
             log.error("%s", error)
             status = 2
             continue
-        with precision(host.device, args.dtype):
-            masks = segmenter(image, phrases, timestep=timestep, seed=args.seed, caption=args.caption or "")[0]
-        if args.refine:
-            masks = refine(masks, image[0])
-        write(draw(image[0], masks, phrases, targets, args.threshold))
+        found = find(image)
+        masks, labels = settle(found, image[0], args)
+        write(draw(image[0], masks, labels, phrases, targets, args.threshold))
         yield {
             "image": str(path),
-            "phrases": [
-                measure(*one, args.threshold) for one in zip(phrases, masks, targets[:-1], strict=True)
-            ],
-            "overlay": str(targets[-1]),
+            **report(masks, found, phrases, targets, args.threshold),
             "seconds": round(perf_counter() - started, 3),
         }
     return status
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Raises InputError for options that do not go together, before any work."""
+    check_uses(args, of_decoders=("authors", "condition"))
+    if args.method == "noise":
+        refuse(args, ("caption",), "with --method noise")
+    if args.authors and args.timestep is not None:
+        raise InputError("--timestep has no use with --authors, which draws one: leave one of them out")
+    check_text(args.caption or "")
+    choose_condition(args.condition, args.caption)
+
+
+def open_reader(args: argparse.Namespace, phrases: Sequence[str]) -> Callable[[Tensor], Found]:
+    """What finds the phrases in an image [1, H, W, 3] as the options say."""
+    host, decoder = open_model(args)
+    how = {"seed": args.seed, "caption": args.caption or ""}
+    if args.timestep is not None:
+        how["timestep"] = args.timestep
+    if decoder is None:
+        find = TrainingFree(host, args.method, spread=args.spread or "auto", samples=args.samples).find
+        said = phrases
+    else:
+        condition = choose_condition(args.condition, args.caption)
+        segmenter = Segmenter(host, decoder, text=condition, samples=args.samples or 1, authors=args.authors)
+        said = map(segmenter.template.format, phrases)
+
+        def find(image: Tensor, phrases: Sequence[str], **how) -> Found:
+            return Found(segmenter(image, phrases, **how), None, REACH)
+
+    warn_of_cuts(host, [*said, args.caption or ""])
+
+    def read(image: Tensor) -> Found:
+        with precision(host.device, args.dtype):
+            return find(image, phrases, **how)
+
+    return read
+
+
 def choose_condition(condition: str | None, caption: str | None) -> str:
     if caption is not None:
-        check_text(caption)
         if condition not in (None, "caption"):
             raise InputError(f"--caption has no use with --condition {condition}: leave one of them out")
         return "caption"

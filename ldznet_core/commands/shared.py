@@ -1,10 +1,11 @@
-"""What the commands share: options that choose a model, checks made before any work, and results as files.
+"""What the commands share: options that choose a model or masks, and checks made before any work.
 
-It knows no command. Nothing is written before everything is computed.
+It knows no command.
 """
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,16 +15,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 
 from ..errors import InputError
 from ..hosts import load_host
-from ..images import write_png
-from ..masks import threshold
+from ..masks import BACKGROUND
 from ..networks.decoder import KINDS, MaskDecoder
-from ..pictures import overlay
 from ..segmenter import check_phrases
+from ..training_free import METHODS, PRESENT, SPREADS
 from ..weights import load_decoder
 
 log = logging.getLogger(__name__)
@@ -59,7 +57,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a .safetensors checkpoint of SD 1.x or, to segment, a diffusers folder (default: mini, the bundled one)",
     )
     group.add_argument("--decoder", metavar="FILE", help="default: the one bundled for the model")
-    group.add_argument("--method", choices=KINDS, help="the decoder's kind (default: ldznet, or the file's)")
+    group.add_argument(
+        "--method",
+        choices=(*KINDS, *METHODS),
+        help="the decoder's kind (default: ldznet, or the file's); or, for any model and with no decoder, what its own "
+        "attention or its noise estimates say of a phrase",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there, else cpu)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computing (%(default)s)")
 
@@ -79,6 +82,32 @@ def add_mask_options(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="a pixel above it counts as found, in coverage and overlay; masks stay soft (%(default)s)",
     )
+    parser.add_argument(
+        "--refine", action="store_true", help="move the masks' edges to those of the picture (no model, no download)"
+    )
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="phrases compete: a pixel belongs to the best of them, or to none where none is above "
+        f"{BACKGROUND}; also writes labels.png, a map of them",
+    )
+
+
+def add_attention_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with --method attention")
+    group.add_argument(
+        "--spread",
+        choices=SPREADS,
+        help="how far masks run along what belongs together: to the edges of objects, a little for stuff such as "
+        "grass, or not at all (default: auto, objects where the model can tell)",
+    )
+    group.add_argument(
+        "--presence",
+        type=between(0, math.inf, float),
+        metavar="SIGMAS",
+        help="a phrase whose attention peaks less than so many standard deviations above what pure noise gets is not "
+        f"there: its mask is all 0 (default: {PRESENT}; 0 takes your word for it)",
+    )
 
 
 def add_out_option(parser: argparse.ArgumentParser, folder: str) -> None:
@@ -89,12 +118,35 @@ def add_out_option(parser: argparse.ArgumentParser, folder: str) -> None:
 # ---- checks before any work ----------------------------------------------------------------------
 
 
-def open_model(args: argparse.Namespace) -> tuple[Any, MaskDecoder]:
-    """The host and decoder that the options name. Raises InputError where they cannot be had."""
+def check_uses(args: argparse.Namespace, of_decoders: Sequence[str] = ()) -> None:
+    """Raises InputError for an option that --method has no use for; `of_decoders` are those of the command that only
+    reading with a decoder has."""
+    if args.method in METHODS:
+        refuse(args, ("decoder", *of_decoders), f"with --method {args.method}")
+    if args.method != "attention":
+        refuse(args, ("spread", "presence"), "without --method attention")
+
+
+def refuse(args: argparse.Namespace, options: Iterable[str], where: str) -> None:
+    """Raises InputError where one of the options, None or False by default, was given."""
+    for option in options:
+        value = getattr(args, option)
+        if value is not None and value is not False:
+            raise InputError(f"--{option} has no use {where}: leave it out, or choose another --method")
+
+
+def open_model(args: argparse.Namespace) -> tuple[Any, MaskDecoder | None]:
+    """The host and decoder that the options name, None for a method that needs no decoder. Raises InputError where
+    they cannot be had."""
     device = choose_device(args.device)
     check_dtype(device, args.dtype)
+    if args.method in METHODS:
+        return load_host(args.model, device, args.dtype), None
     if args.decoder is None and args.model != "mini":
-        raise InputError(f"no decoder is bundled for the model {args.model}: give one with --decoder FILE")
+        raise InputError(
+            f"no decoder is bundled for the model {args.model}: give one with --decoder FILE, or use "
+            "--method attention, which needs none"
+        )
     host = load_host(args.model, device, args.dtype)
     return host, load_decoder(args.decoder or "mini", kind=args.method, dtype=getattr(torch, args.dtype))
 
@@ -157,32 +209,7 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"cannot write into {folder}: {existing} is closed to you; choose another --out")
 
 
-# ---- results -------------------------------------------------------------------------------------
-
-
-def grey(mask: Tensor) -> Image.Image:
-    """A soft mask [H, W] in 0..1 as 8-bit grey."""
-    return Image.fromarray((mask * 255).round().byte().numpy())
-
-
-def measure(phrase: str, mask: Tensor, file: Path, tau: float) -> dict:
-    return {
-        "text": phrase,
-        "mask": str(file),
-        "coverage": round(threshold(mask, tau).float().mean().item(), 6),
-        "peak": round(mask.max().item(), 6),
-    }
-
-
-def draw(image: Tensor, masks: Tensor, phrases: Sequence[str], files: Sequence[Path], tau: float) -> dict:
-    """The pictures of one image [H, W, 3] and its masks [P, H, W], by file: a mask a phrase, the overlay last."""
-    pictures = [*map(grey, masks), overlay(image, masks, phrases, tau=tau)]
-    return dict(zip(files, pictures, strict=True))
-
-
-def write(pictures: dict[Path, Image.Image]) -> None:
-    for file, picture in pictures.items():
-        write_png(file, picture)
+# ---- while working -------------------------------------------------------------------------------
 
 
 def progress(what: str) -> Callable[[int, int], None] | None:

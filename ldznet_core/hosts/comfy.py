@@ -27,7 +27,10 @@ from ..tokenizer import LENGTH
 
 log = logging.getLogger("LD-ZNet")
 
-WORKS = "LD-ZNet reads the UNets of Stable Diffusion 1.x, 2.x and SDXL"
+WORKS = (
+    "LD-ZNet reads the UNets of Stable Diffusion 1.x, 2.x and SDXL; of any other, Attention Mask makes masks by its "
+    "method 'noise'"
+)
 
 
 # Every node that runs asks for these; finding them compares all names and shapes with a UNet that is built for it.
@@ -60,6 +63,11 @@ def unwrapped(network: nn.Module) -> nn.Module:
 def transformer(network: nn.Module, block: str) -> nn.Module:
     """The spatial transformer of a block of a UNet."""
     return next(layer for layer in network.get_submodule(block) if hasattr(layer, "transformer_blocks"))
+
+
+def literal(text: str) -> str:
+    """A text whose brackets are letters: a phrase has no weights."""
+    return text.replace("(", r"\(").replace(")", r"\)")
 
 
 def first_tokens(tokens: dict[str, list]) -> list:
@@ -122,6 +130,11 @@ class ComfyHost:
         return read_unet_config(self.model)
 
     @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.unet_config.out_channels
+
+    @property
     def pixels(self) -> int:
         """Area of the pictures that the model was trained to draw."""
         side = getattr(self.model.model.model_config, "native_side", None)
@@ -152,7 +165,7 @@ class ComfyHost:
 
     def scaled(self, latent: Tensor, what: str = "the latent is") -> Tensor:
         """LATENT samples [B, 4, h, w] as the UNet reads them. Raises InputError for latents of other families."""
-        channels = self.unet_config.out_channels
+        channels = self.channels
         if latent.ndim != 4 or latent.shape[1] != channels:
             raise InputError(
                 f"{what} of shape {list(latent.shape)}, but {self.name} reads [B, {channels}, h, w]: "
@@ -162,11 +175,10 @@ class ComfyHost:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Text:
-        """Texts to contexts [B, 77, D] and, for SDXL, pooled texts. Brackets are letters here: a phrase has no
-        weights."""
+        """Texts to contexts [B, 77, D] and, for SDXL, pooled texts."""
         contexts, pools, split = [], [], []
         for text in texts:
-            tokens = self.clip.tokenize(text.replace("(", r"\(").replace(")", r"\)"))
+            tokens = self.clip.tokenize(literal(text))
             split.append(tokens)
             # [1, 77 a started 75 tokens, D] and [1, E]
             context, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
@@ -220,15 +232,10 @@ class ComfyHost:
                 predict()
             found.update(heard)
 
-        self.step(z, text, timestep, seed, look)
+        sigma = self.model.get_model_object("model_sampling").sigma(torch.tensor(float(timestep)))
+        prompt = [[text.context, {} if text.pooled is None else {"pooled_output": text.pooled}]]
+        self.step(z, prompt, float(sigma), seed, look)
         return found
-
-    @torch.inference_mode()
-    def denoise(self, z: Tensor, text: Text, *, timestep: int, seed: int = 0) -> Tensor:
-        """What the UNet takes for the clean latent in `z` noised to `timestep`, [B, 4, h, w]."""
-        estimates: list[Tensor] = []
-        self.step(z, text, timestep, seed, lambda predict: estimates.append(predict()))
-        return estimates[0]
 
     @torch.inference_mode()
     def project(self, context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
@@ -239,22 +246,18 @@ class ComfyHost:
         return [layer(context) for layer in layers]
 
     def step(
-        self, z: Tensor, text: Text, timestep: int, seed: int, use: Callable[[Callable[[], Tensor]], object]
+        self, z: Tensor, prompt: list, sigma: float, seed: int, use: Callable[[Callable[[], Tensor]], object]
     ) -> None:
-        """One step of the host's own sampler on `z` noised to `timestep`: loading, precision, LoRAs, inpainting inputs
-        and SDXL's size conditions are its work. `use` is given what computes the clean latent."""
-        sampling = self.model.get_model_object("model_sampling")
-        sigma = sampling.sigma(torch.tensor([float(timestep)])).cpu()
-        noise = noise_like(z, seed)
+        """One step of the host's own sampler on `z` noised to `sigma`, under a CONDITIONING: loading, precision, LoRAs,
+        inpainting inputs and SDXL's size conditions are its work. `use` is given what computes the clean latent."""
+        sampling, noise = self.model.get_model_object("model_sampling"), noise_like(z, seed)
 
         def sampler(predict, x: Tensor, sigmas: Tensor, extra_args: dict, callback, disable) -> Tensor:
             z_t = sampling.noise_scaling(sigmas[:1].to(x), noise.to(x), z.to(x))
             use(lambda: predict(z_t, sigmas[:1].expand(len(z)), **extra_args))
             return x
 
-        nothing = torch.zeros_like(z, device="cpu")
-        sigmas = torch.cat([sigma, torch.zeros(1)])
-        prompt = [[text.context, {} if text.pooled is None else {"pooled_output": text.pooled}]]
+        nothing, sigmas = torch.zeros_like(z, device="cpu"), torch.tensor([sigma, 0.0])
         sample_custom(
             self.plain, nothing, 1.0, KSAMPLER(sampler), sigmas, prompt, [], nothing, disable_pbar=True, seed=seed
         )

@@ -13,6 +13,7 @@ from ..ldm import LatentDiffusion
 from ..networks.decoder import MaskDecoder
 from ..networks.layers import SpatialTransformer
 from ..networks.unet import native_side
+from ..queries import Average, Plan, Queries
 from ..schedule import noise_like
 from ..tokenizer import LENGTH, PIECES
 
@@ -148,12 +149,15 @@ class LDMHost:
         *,
         seed: int = 0,
         taps: Sequence[str] = (),
+        asked: Plan | None = None,
         keep: tuple[Tensor, Tensor] | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Tensor, Features | None]:
-        """Draw `caption` as a scaled latent [1, 4, height/8, width/8], and with it the tapped maps of the caption's
-        own half of the sampling step nearest to `CAPTURE_AT`: captured in passing, no pass is added.
+    ) -> tuple[Tensor, Features | Queries | None]:
+        """Draw `caption` as a scaled latent [1, 4, height/8, width/8], and with it what was captured in passing of the
+        caption's own half: no pass is added, and the drawing is the same.
 
+        With `taps` that is their maps in the sampling step nearest to `CAPTURE_AT`; with `asked`, the mean of what the
+        layers of that plan ask with in all settled steps. Give one of the two, or neither.
         `keep` = (latent [1, 4, h, w], mask [1, 1, h, w], 1 where to draw anew) holds the rest of a picture still.
         """
         schedule = self.model.schedule
@@ -163,14 +167,20 @@ class LDMHost:
         steps = schedule.steps(STEPS)
         nearest = min(steps, key=lambda t: abs(t - CAPTURE_AT))
         captured: list[Features] = []
+        queries, asking = Average(), asked.modules(self.transformer) if asked else {}
 
         def predict(z_t: Tensor, timesteps: Tensor) -> Tensor:
             if keep is not None:  # in place: the sampler must go on from what was put back
                 z_t.copy_(torch.where(keep[1] > 0.5, z_t, schedule.add_noise(keep[0], noise, timesteps)))
-            wanted = tuple(taps) if int(timesteps[0]) == nearest else ()
-            prediction, maps = self.guided(z_t, timesteps, context, wanted)
+            timestep = int(timesteps[0])
+            wanted = tuple(taps) if timestep == nearest else ()
+            listened = asking if queries.wants(timestep) else {}
+            with overhear(listened, keep=lambda output: output.chunk(2)[1]) as heard:
+                prediction, maps = self.guided(z_t, timesteps, context, wanted)
             if maps:
                 captured.append(Features(maps, wanted, nearest, "caption"))
+            if heard:
+                queries.add(Queries.of(asked, tuple(z_t.shape[-2:]), heard), timestep)
             return prediction
 
         z = noise
@@ -180,4 +190,4 @@ class LDMHost:
                 progress(done, STEPS)
         if keep is not None:
             z = torch.where(keep[1] > 0.5, z, keep[0])
-        return z, captured[0] if captured else None
+        return z, captured[0] if captured else queries.mean

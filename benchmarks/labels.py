@@ -1,0 +1,56 @@
+"""Where the background should win a label map: `python benchmarks/labels.py mini-build/world.zip [scenes]`.
+
+Validation scenes of the miniature's world; every thing in a scene is asked for, and masks compete. Mean IoU of labels,
+the background among them, for each score that the background may get.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ldznet_core import Segmenter, load_decoder, load_host
+from ldznet_core.masks import exclusive
+from ldznet_core.mini.bank import Recipe, draw
+from ldznet_core.training_free import TrainingFree
+
+SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SEED = 777
+
+
+def truth(scene) -> tuple[list[str], np.ndarray]:
+    """The nouns of a scene and its labels [S, S], 0 for the background."""
+    nouns = list(dict.fromkeys(thing.sprite.noun for thing in scene.things))
+    labels = np.zeros(scene.image.shape[:2], int)
+    for thing in scene.things:
+        labels[thing.mask] = nouns.index(thing.sprite.noun) + 1
+    return nouns, labels
+
+
+def ious(found: np.ndarray, labels: np.ndarray, count: int) -> list[float]:
+    return [
+        ((found == k) & (labels == k)).sum() / max(1, ((found == k) | (labels == k)).sum()) for k in range(count + 1)
+    ]
+
+
+def main(pack: Path, count: int) -> None:
+    host = load_host("mini")
+    recipe = Recipe(host.model.about["size"], len(host.model.about["nouns"]), None, ("train",), ("val",), (0, 0.6, 0.4))
+    scenes = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in draw(pack, recipe, SEED, count)]
+    methods = {"ldznet": Segmenter(host, load_decoder("mini"), text="empty"), "attention": TrainingFree(host)}
+    print("| background's score |", " | ".join(map(str, SCORES)), "|\n|---|" + "---|" * len(SCORES))
+    for name, find in methods.items():
+        masks = [find(image, nouns)[0] for image, nouns, _ in scenes]
+        row = []
+        for score in SCORES:
+            each = [
+                ious(exclusive(soft, score)[1].numpy(), labels, len(nouns))
+                for soft, (_, nouns, labels) in zip(masks, scenes, strict=True)
+            ]
+            row.append(f"{100 * np.mean(sum(each, [])):.1f}")
+        print(f"| {name} |", " | ".join(row), "|")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 120)

@@ -110,9 +110,7 @@ def spread(masks: Tensor, ties: Tensor, rounds: int, cut: float = CUT) -> Tensor
     it fills things and stops at their edges. Without it this is the plain power ties^rounds, which suits stuff.
     """
     if cut:
-        ties = ties / ties.amax(0, keepdim=True).clamp(min=1e-12)
-        ties = (ties + cut * torch.log10(math.e * ties.clamp(min=1e-30))).clamp(min=0)
-        ties = ties / ties.sum(1, keepdim=True).clamp(min=1e-12)
+        ties = strongest(ties, cut)
     for _ in range(rounds):
         with exact(masks):
             masks = masks @ ties.T
@@ -120,6 +118,17 @@ def spread(masks: Tensor, ties: Tensor, rounds: int, cut: float = CUT) -> Tensor
             masks = masks - masks.amin(1, keepdim=True)
             masks = masks / masks.sum(1, keepdim=True).clamp(min=1e-12)
     return masks
+
+
+def strongest(ties: Tensor, cut: float) -> Tensor:
+    """Ties [n, n] without the weak ones (equation of iSeg's entropy reduction: x + cut log10(e x), x the share of the
+    strongest tie to that position), rows summing to 1. Some rows at once: the result is all that is as large."""
+    best, kept = ties.amax(0).clamp(min=1e-12), torch.empty_like(ties)
+    for start in range(0, len(ties), ROWS):
+        part = ties[start : start + ROWS] / best
+        part = (part + cut * torch.log10(math.e * part.clamp(min=1e-30))).clamp(min=0)
+        kept[start : start + ROWS] = part / part.sum(1, keepdim=True).clamp(min=1e-12)
+    return kept
 
 
 def noise_difference(said: Tensor, unsaid: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .attention import LDZNetAttentionMask
 from .capture import LDZNetCapture, LDZNetSegmentCaptured
 from .labels import LDZNetLabelMap
 from .load import LDZNetLoadDecoder, LDZNetLoadMini, register_folder
@@ -14,6 +15,7 @@ NODES = [
     LDZNetSegment,
     LDZNetCapture,
     LDZNetSegmentCaptured,
+    LDZNetAttentionMask,
     LDZNetLabelMap,
     LDZNetRefineMask,
 ]

@@ -276,16 +276,25 @@ def test_two_stages_are_captured_each_for_itself(watched, mini, find, passes):
 
 def test_the_memory_of_a_capture_is_bounded_and_small(watched, mini, core):
     model, capture = watched
+    limits = core("hosts.comfy_capture")
     for seed in range(3):
         mini.draw(model, seed=seed, latent={"samples": torch.zeros(4, 4, 16, 16)})
     maps = sum(m.numel() * 4 for m in capture.features(mini.draw(model)["samples"]).maps)
-    assert capture.bytes == 13 * maps == 13 * 34816
-    limit = core("hosts.comfy_capture").LATENTS_KEPT
-    blank = torch.zeros(limit + 2, 4, 8, 8)
+    # What five layers ask the text with, and one its own picture with, at 16 x 16 positions of 64 channels.
+    queries = (5 + 2) * 16 * 16 * 64 * 4
+    assert (maps, queries) == (34816, 458752) and capture.bytes == 13 * (maps + queries)
+    for seed in range(3, 6):
+        mini.draw(model, seed=seed, latent={"samples": torch.zeros(4, 4, 16, 16)})
+    assert len(capture.runs) == 25 and capture.bytes == 25 * maps + limits.QUERIES_KEPT * queries
+
+    def asked():
+        return sum(kept.queries is not None for kept in capture.runs.values())
+
+    blank = torch.zeros(limits.LATENTS_KEPT + 2, 4, 8, 8)
     mini.draw(model, steps=2, cfg=1.0, latent={"samples": blank})
-    assert len(capture.runs) == limit + 2  # a batch is never torn
+    assert len(capture.runs) == asked() == limits.LATENTS_KEPT + 2  # a batch is never torn
     mini.draw(model, steps=2, cfg=1.0)
-    assert len(capture.runs) == limit
+    assert len(capture.runs) == limits.LATENTS_KEPT and asked() == limits.QUERIES_KEPT
 
 
 def test_a_decoder_without_features_needs_no_capture(watched, mini, find, pack_nodes, passes):

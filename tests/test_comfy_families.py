@@ -143,6 +143,29 @@ def test_features_are_the_same(family, given, core, timestep):
     assert features.text == "empty" and hooks(family.model.model) == 0
 
 
+def test_what_attention_asks_and_what_noise_says_are_the_same(family, given, core):
+    z, text, y = given
+    queries, schedule = core("queries"), core("schedule")
+    chosen = queries.plan(family.unet.config, 8, 16)
+    heard = family.host.observe(z, text, chosen.modules(family.host.transformer), timestep=100, seed=7)
+    timesteps = torch.full((2,), 100)
+    noise = schedule.noise_like(z, 7)
+    z_t = schedule.Schedule.stable_diffusion().add_noise(z, noise, timesteps)
+
+    def find(block):
+        return core("hosts.comfy").transformer(family.unet, block)
+
+    with core("features").overhear(chosen.modules(find)) as expected:
+        out = family.unet(z_t, timesteps, text.context, vector=y)
+    assert heard.keys() == expected.keys() and all(close(heard[name], expected[name]) for name in heard)
+    clean = schedule.Schedule.stable_diffusion(family.prediction).split(out, z_t, timesteps)[0]
+    other = core("hosts.comfy_any").AnyComfyHost(family.model, clip())
+    assert close(other.denoise(z, other.embed(["cat", "red hat"]), timestep=100, seed=7), clean)
+    keys = family.host.project(text.context, chosen.keys(family.host.transformer))
+    assert all(close(a, layer(text.context)) for a, layer in zip(keys, chosen.keys(find), strict=True))
+    assert hooks(family.model.model) == 0
+
+
 @pytest.fixture(scope="module")
 def decoder(family, core):
     """A random decoder for the family, in ComfyUI's hands."""
@@ -174,7 +197,80 @@ def test_sampling_is_the_same_with_capture_and_gives_masks(family, decoder, pack
     assert found.shape == (2, 64, 64) and found.isfinite().all() and found.std() > 0
 
 
+def test_attention_masks_come_from_a_capture_or_a_pass(family, pack_nodes, monkeypatch):
+    node = pack_nodes["LDZNetAttentionMask"]
+    model, capture = pack_nodes["LDZNetCapture"].execute(family.model).args
+    latent = draw(family, model)
+    looked, observe = [], type(family.host).observe
+    monkeypatch.setattr(type(family.host), "observe", lambda *a, **k: looked.append(len(a[1])) or observe(*a, **k))
+    noise = {"model": family.model, "method": "noise"}
+    for given, passes in ({"capture": capture}, 1), ({"model": family.model}, 2), (noise, 0):
+        looked.clear()
+        found = node.execute(clip(), "cat | red hat", latent=latent, presence=0.0, **given).args[0]
+        assert found.shape == (2, 64, 64) and found.isfinite().all() and found.amax() > 0.5
+        assert len(looked) == passes
+    assert hooks(family.model.model) == 0
+
+
 def test_a_latent_is_segmented(family, decoder, pack_nodes):
     latent = {"samples": torch.randn(2, 4, 9, 8)}
     found = pack_nodes["LDZNetSegment"].execute(family.model, clip(), decoder, "cat | hat", latent=latent).args[0]
     assert found.shape == (4, 72, 64) and found.isfinite().all() and not torch.equal(found[0], found[1])
+
+
+# ---- families without such a UNet ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flux(engine):
+    """A small random MODEL of the family Flux, whose transformer has no cross-attention, and a CLIP that fits."""
+    from comfy import supported_models
+    from comfy.ldm.flux.model import FluxParams
+    from comfy.model_patcher import ModelPatcher
+
+    torch.manual_seed(0)
+    sizes = {
+        "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 32,
+        "context_in_dim": 48, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
+        "depth_single_blocks": 1, "axes_dim": [8, 12, 12], "theta": 10000, "qkv_bias": True, "guidance_embed": True,
+    }  # fmt: skip
+    sizes = {name: size for name, size in sizes.items() if name in FluxParams.__dataclass_fields__}
+    config = supported_models.Flux({"image_model": "flux", **sizes})
+    config.set_inference_dtype(torch.float32, None)
+    base = config.get_model({}, "", device="cpu").eval().requires_grad_(False)
+    for name, parameter in base.diffusion_model.named_parameters():  # ComfyUI leaves them as memory was
+        if parameter.ndim > 1:
+            parameter.data = torch.randn(parameter.shape) / parameter[0].numel() ** 0.5
+        else:
+            parameter.data = torch.full(parameter.shape, float(name.endswith("scale")))
+    cpu = torch.device("cpu")
+    made = SimpleNamespace(clip_layer=lambda layer: None, tokenize=lambda text: text)
+    made.encode_from_tokens = lambda text, return_pooled: (
+        seeded(f"context {text}", (1, 20, 48), 0), seeded(f"pooled {text}", (1, 32), 0)
+    )  # fmt: skip
+    made.encode_from_tokens_scheduled = lambda text: [
+        [made.encode_from_tokens(text, True)[0], {"pooled_output": made.encode_from_tokens(text, True)[1]}]
+    ]
+    made.clone = lambda: made
+    return ModelPatcher(base, load_device=cpu, offload_device=cpu), made
+
+
+def test_noise_masks_work_on_any_family(flux, pack_nodes):
+    model, words = flux
+    latent = {"samples": torch.randn(2, 16, 8, 12)}
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    node = pack_nodes["LDZNetAttentionMask"]
+    found = node.execute(words, "cat | red hat", model=model, latent=latent, method="noise").args[0]
+    assert found.shape == (4, 64, 96) and found.isfinite().all() and found.amax((1, 2)).min() > 0.9
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+
+
+def test_attention_of_another_family_is_refused_and_noise_is_named(flux, pack_nodes, core):
+    model, words = flux
+    latent = {"samples": torch.randn(1, 16, 8, 8)}
+    with pytest.raises(core("errors").InputError, match="family Flux.*method 'noise'"):
+        pack_nodes["LDZNetAttentionMask"].execute(words, "cat", model=model, latent=latent)
+    with pytest.raises(core("errors").InputError, match=r"reads \[B, 16, h, w\]"):
+        four = {"samples": torch.randn(1, 4, 8, 8)}
+        pack_nodes["LDZNetAttentionMask"].execute(words, "cat", model=model, latent=four, method="noise")

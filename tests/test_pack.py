@@ -13,7 +13,8 @@ from engine import CHECKOUT, ROOT
 
 IDS = {
     f"LDZNet{name}"
-    for name in ("LoadMini", "LoadDecoder", "Segment", "Capture", "SegmentCaptured", "LabelMap", "RefineMask")
+    for name in ("LoadMini", "LoadDecoder", "Segment", "Capture", "SegmentCaptured", "AttentionMask", "LabelMap",
+                 "RefineMask")
 }
 
 

@@ -22,6 +22,7 @@ FLAGS = (
 ).split()
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.27.10"}
 FIRST = ROOT / "example_workflows/miniature_generate_mask_inpaint_composite.json"
+NO_DECODER = ROOT / "example_workflows/any_checkpoint_words_to_mask_no_decoder.json"
 SECONDS = 120
 # The page's errors: dialogs other than those that it keeps hidden, and red notices.
 TROUBLE = """
@@ -118,9 +119,9 @@ def test_the_page_sends_what_the_workflow_says(page, server, path):
     check_no_trouble(page)
 
 
-def test_help_page_opens_beside_the_graph(page):
-    name = "LDZNetSegmentCaptured"
-    load(page, FIRST)
+@pytest.mark.parametrize(("path", "name"), [(FIRST, "LDZNetSegmentCaptured"), (NO_DECODER, "LDZNetAttentionMask")])
+def test_help_page_opens_beside_the_graph(page, path, name):
+    load(page, path)
     page.execute_script("app.canvas.selectNode(app.graph.nodes.find((n) => n.type === arguments[0]))", name)
     until(lambda: page.execute_script("return document.querySelector('[data-testid=info-button]')")).click()
     until(lambda: page.execute_script("return document.querySelector('.node-help-content table')"))

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 from client import RunFailed, Server, node
 
+SEGMENT, ATTENTION = "LDZNetSegmentCaptured", "LDZNetAttentionMask"
 CACHES = {"classic": (), "none": ("--cache-none",), "lru": ("--cache-lru", "1")}
 
 
 @pytest.fixture(scope="session")
 def expected(serve):
-    """expected(text, seed): the mask [h, w, 3] of a first run."""
+    """expected(text, seed, by): the mask [h, w, 3] of a first run."""
     forgetful, masks = serve(*CACHES["none"]), {}
 
-    def mask(text: str, seed: int) -> np.ndarray:
-        if (text, seed) not in masks:
-            run = forgetful.run(one_mask(text, seed))
+    def mask(text: str, seed: int, by: str = SEGMENT) -> np.ndarray:
+        if (text, seed, by) not in masks:
+            run = forgetful.run(one_mask(text, seed, by=by))
             assert not run.cached
-            masks[text, seed] = forgetful.pictures(run, "mask")[0]
-        return masks[text, seed]
+            masks[text, seed, by] = forgetful.pictures(run, "mask")[0]
+        return masks[text, seed, by]
 
     return mask
 
@@ -54,20 +55,23 @@ def sampler(seed: int, steps: int = 20, model: str = "capture") -> dict:
     )
 
 
-def mask(name: str, sampler: str, text: str) -> dict:
+def mask(name: str, sampler: str, text: str, by: str = SEGMENT) -> dict:
     """The node `name` that saves the mask of what `sampler` drew. It is never zeroed: every level is compared."""
+    own = {
+        SEGMENT: {"decoder": ("load", 3)},
+        ATTENTION: {"method": "attention", "timestep": -1, "seed": 0, "spread": "auto", "presence": 0.0},
+    }
     return {
         f"{name} found": node(
-            "LDZNetSegmentCaptured", capture=("capture", 1), latent=(sampler, 0), clip=("load", 1),
-            decoder=("load", 3), text=text, threshold=0.0,
+            by, capture=("capture", 1), latent=(sampler, 0), clip=("load", 1), text=text, threshold=0.0, **own[by]
         ),
         f"{name} grey": node("MaskToImage", mask=(f"{name} found", 0)),
         name: node("SaveImage", images=(f"{name} grey", 0), filename_prefix="mask"),
     }
 
 
-def one_mask(text: str = "pumpkin", seed: int = 1, steps: int = 20) -> dict:
-    return {**picture(seed, steps), **mask("mask", "sampler", text)}
+def one_mask(text: str = "pumpkin", seed: int = 1, steps: int = 20, by: str = SEGMENT) -> dict:
+    return {**picture(seed, steps), **mask("mask", "sampler", text, by)}
 
 
 def two_masks(seeds: tuple[int, int], text: str = "pumpkin") -> dict:
@@ -81,6 +85,7 @@ def two_masks(seeds: tuple[int, int], text: str = "pumpkin") -> dict:
 
 
 def masks_of(server: Server, graph: dict, *names: str) -> list[np.ndarray]:
+    """The pixels alone: in its files the server writes the prompt as well, which may be that of a cached run."""
     run = server.run(graph)
     return [server.pictures(run, name)[0] for name in names or ("mask",)]
 
@@ -101,25 +106,28 @@ def interrupt(server: Server, graph: dict, sign: str) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_another_phrase_does_not_sample_again(server):
-    server.run(one_mask("pumpkin"))
+@pytest.mark.parametrize("by", [SEGMENT, ATTENTION])
+def test_another_phrase_does_not_sample_again(server, by):
+    server.run(one_mask("pumpkin", by=by))
     server.new_log()
-    run = server.run(one_mask("ladybug"))
+    run = server.run(one_mask("ladybug", by=by))
     assert {"capture", "sampler", "decode"} <= run.cached
     assert "extra pass" not in server.new_log()
 
 
-def test_another_phrase_gets_the_masks_of_a_first_run(cached_server, expected):
+@pytest.mark.parametrize("by", [SEGMENT, ATTENTION])
+def test_another_phrase_gets_the_masks_of_a_first_run(cached_server, expected, by):
     for text in ("pumpkin", "ladybug", "pumpkin"):
-        assert np.array_equal(*masks_of(cached_server, one_mask(text)), expected(text, 1))
-    assert not np.array_equal(expected("pumpkin", 1), expected("ladybug", 1))
-    assert expected("pumpkin", 1).max() > 200
+        assert np.array_equal(*masks_of(cached_server, one_mask(text, by=by)), expected(text, 1, by))
+    assert not np.array_equal(expected("pumpkin", 1, by), expected("ladybug", 1, by))
+    assert expected("pumpkin", 1, by).max() > 200
 
 
-def test_another_seed_gets_the_masks_of_a_first_run(cached_server, expected):
+@pytest.mark.parametrize("by", [SEGMENT, ATTENTION])
+def test_another_seed_gets_the_masks_of_a_first_run(cached_server, expected, by):
     for seed in (1, 2, 1):
-        assert np.array_equal(*masks_of(cached_server, one_mask(seed=seed)), expected("pumpkin", seed))
-    assert not np.array_equal(expected("pumpkin", 1), expected("pumpkin", 2))
+        assert np.array_equal(*masks_of(cached_server, one_mask(seed=seed, by=by)), expected("pumpkin", seed, by))
+    assert not np.array_equal(expected("pumpkin", 1, by), expected("pumpkin", 2, by))
 
 
 def test_two_samplers_share_a_capture(cached_server, expected):
@@ -138,13 +146,10 @@ def test_the_latent_of_another_sampler_is_refused(serve, seen):
 
 
 def test_interrupted_sampling_leaves_nothing_behind(server):
-    def files() -> list[bytes]:
-        run = server.run(one_mask())
-        return [server.file(run.outputs[name]["images"][0]) for name in ("drawn", "mask")]
-
-    before = files()
+    before = masks_of(server, one_mask(), "drawn", "mask")
     interrupt(server, one_mask(steps=200), r"\b[1-9]\d/200 ")
-    assert files() == before
+    after = masks_of(server, one_mask(), "drawn", "mask")
+    assert all(np.array_equal(*pair) for pair in zip(after, before, strict=True))
 
 
 def test_segmenting_many_pictures_can_be_interrupted(server, expected):

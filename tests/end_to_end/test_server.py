@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from client import EXAMPLES, PACK, Server, node, to_api
+from test_caching import picture
 
 from ldznet_core import ldm, tokenizer
 from ldznet_core.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -17,7 +18,7 @@ from ldznet_core.weights import DecoderInfo, write_decoder
 
 NODES = {
     "LDZNetLoadMini", "LDZNetLoadDecoder", "LDZNetSegment", "LDZNetCapture", "LDZNetSegmentCaptured", "LDZNetLabelMap",
-    "LDZNetRefineMask",
+    "LDZNetRefineMask", "LDZNetAttentionMask",
 }
 MINIATURE = [path for path in EXAMPLES if "CheckpointLoaderSimple" not in path.read_text()]
 SD15 = [path for path in EXAMPLES if path not in MINIATURE]
@@ -27,6 +28,7 @@ SIZES = {
         "LD-ZNet/drawn": (128, 128), "LD-ZNet/inpainted": (128, 128), "LD-ZNet/composite": (128, 128)
     },
     "several_phrases_label_map": {"LD-ZNet/labels": (256, 128 + 22), "LD-ZNet/overlay": (256, 128)},
+    "any_checkpoint_words_to_mask_no_decoder": {"LD-ZNet/inpainted": (128, 128)},
     "sd15_image_to_mask_to_inpaint": {"LD-ZNet/inpainted": (128, 128)},
     "sd15_mask_while_sampling_detail": {"LD-ZNet/detailed": (192, 192)},
 }
@@ -46,7 +48,7 @@ def check_pictures(server: Server, graph: dict, run, name: str) -> None:
         (saved,) = server.pictures(run, savers[prefix])
         assert saved.shape == (height, width, 3), prefix
         assert saved.std() > 1, prefix
-    ours = [id for id, n in graph.items() if n["class_type"].startswith("LDZNetSegment")]
+    ours = [id for id, n in graph.items() if n["class_type"].startswith(("LDZNetSegment", "LDZNetAttention"))]
     assert ours
     for id in ours:
         overlay, *masks = server.pictures(run, id)
@@ -64,6 +66,12 @@ def segment(**inputs) -> dict:
         "timestep": 400, "seed": 0, "threshold": 0.5,
     }
     return {**LOADED, "segment": node("LDZNetSegment", **{**defaults, **inputs})}
+
+
+def attention(text: str = "cat", **inputs) -> dict:
+    """An Attention Mask that keeps every mask."""
+    settings = {"method": "attention", "timestep": -1, "seed": 0, "threshold": 0.5, "spread": "auto", "presence": 0.0}
+    return node("LDZNetAttentionMask", clip=("load", 1), text=text, **settings, **inputs)
 
 
 def test_all_nodes_are_listed_with_a_tooltip_on_every_input(server):
@@ -125,6 +133,51 @@ def test_a_wrong_input_is_explained(server, inputs, message):
     assert message in server.fails({**segment(**inputs), **others})
 
 
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"latent": ("empty", 0)}, "connect a model, or a capture of one"),
+        ({"model": ("load", 0)}, "connect an image or a latent"),
+        ({"capture": ("capture", 1), "image": ("park", 0)}, "connect the LATENT that its sampler gave"),
+        ({"model": ("load", 0), "image": ("park", 0)}, "an image needs the VAE"),
+    ],
+)
+def test_what_attention_mask_lacks_is_explained(server, inputs, message):
+    others = {"park": node("LoadImage", image="park.png"), "capture": node("LDZNetCapture", model=("load", 0))}
+    assert message in server.fails({**LOADED, **others, "found": attention(**inputs)})
+
+
+def test_a_drawing_gets_refined_masks_without_a_decoder(server):
+    graph = {
+        **picture(),
+        "found": attention("pumpkin | sky", capture=("capture", 1), latent=("sampler", 0), image=("decode", 0)),
+        "refined": node("LDZNetRefineMask", mask=("found", 0), image=("decode", 0), reach=0.09),
+        "grey": node("MaskToImage", mask=("refined", 0)),
+        "masks": node("SaveImage", images=("grey", 0), filename_prefix="masks"),
+    }
+    server.new_log()
+    run = server.run(graph)
+    log = server.new_log()
+    assert "presence: pumpkin " in log and "extra pass" not in log
+    drawn, saved = server.pictures(run, "drawn")[0], server.pictures(run, "masks")
+    assert [mask.shape for mask in saved] == [drawn.shape] * 2
+    assert len(server.pictures(run, "found")) == 3 and len(server.pictures(run, "refined")) == 2
+    inside = saved[0][..., 0] > 127
+    warm = drawn[..., 0].astype(int) - drawn[..., 2]  # a pumpkin is not blue, its ground is
+    assert 0.02 < inside.mean() < 0.6 and warm[inside].mean() > warm[~inside].mean() + 50
+
+
+def test_the_example_without_a_decoder_runs_on_the_miniature_as_its_note_says(server):
+    (path,) = (path for path in EXAMPLES if path.stem == "any_checkpoint_words_to_mask_no_decoder")
+    graph = graph_of(path, server)
+    for n in graph.values():
+        if n["class_type"] == "CheckpointLoaderSimple":
+            n |= node("LDZNetLoadMini")
+        given = {"image": "park.png", "width": 128, "height": 128, "reach": 0.09, "text": "panda", "steps": 4}
+        n["inputs"] |= {key: value for key, value in given.items() if key in n["inputs"] and not is_link(n, key)}
+    check_pictures(server, graph, server.run(graph), path.stem)
+
+
 def test_a_label_map_of_other_phrases_is_explained(server):
     graph = segment(latent=("empty", 0), text="cat | dog | panda")
     graph["labels"] = node("LDZNetLabelMap", masks=("segment", 0), text="cat | dog", threshold=0.5)
@@ -164,7 +217,8 @@ def sd15(base):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SD15, ids=lambda path: path.stem)
 def test_example_workflow_runs_on_an_sd15_checkpoint(server, sd15, path):
-    smaller = {**sd15, "image": "park.png", "width": 128, "height": 128, "steps": 4}
+    # Of random weights no phrase is present.
+    smaller = {**sd15, "image": "park.png", "width": 128, "height": 128, "steps": 4, "presence": 0.0}
     graph = graph_of(path, server)
     for n in graph.values():
         n["inputs"] |= {key: value for key, value in smaller.items() if key in n["inputs"] and not is_link(n, key)}

@@ -23,8 +23,9 @@ class LDZNetAttentionMask(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Words to soft masks with no decoder, on any checkpoint of Stable Diffusion 1.x, 2.x or SDXL: its own "
-                "attention knows where they are. One pass of the UNet for any number of phrases or, with a capture of "
-                "the sampling, none. Coarser than Segment: follow it with Refine Mask."
+                "attention knows where they are (of other models, their noise estimate). One pass of the UNet for any "
+                "number of phrases or, with a capture of the sampling, none. Coarser than Segment: follow it with "
+                "Refine Mask."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the checkpoint"),
@@ -69,10 +70,13 @@ class LDZNetAttentionMask(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     tooltip="A phrase counts as there when its attention peaks this many standard deviations above "
-                    "what it gets from pure noise; 0 takes your word for it",
+                    "what it gets from pure noise; 0 takes your word for it. Not with the method noise",
                 ),
                 io.String.Input(
-                    "caption", optional=True, default="", tooltip="What the picture shows, if you know; may be empty"
+                    "caption",
+                    optional=True,
+                    default="",
+                    tooltip="What the picture shows, if you know; may be empty. Only for attention without a capture",
                 ),
             ],
             outputs=mask_outputs(),

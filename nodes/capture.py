@@ -17,13 +17,13 @@ class LDZNetCapture(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Put this between the checkpoint and the sampler: it draws the very same picture, and what the UNet "
-                "sees on the way is kept for Segment Captured, which then needs no further pass. Put it after "
-                "LoRAs and other changes of the model."
+                "sees on the way is kept for Segment Captured and Attention Mask, which then need no further pass. Put "
+                "it after LoRAs and other changes of the model."
             ),
             inputs=[io.Model.Input("model", tooltip="The model to sample with; it is not changed")],
             outputs=[
                 io.Model.Output(display_name="MODEL", tooltip="For the sampler"),
-                Captured.Output(display_name="CAPTURE", tooltip="For Segment Captured"),
+                Captured.Output(display_name="CAPTURE", tooltip="For Segment Captured or Attention Mask"),
             ],
         )
 

@@ -24,7 +24,9 @@ class LDZNetLabelMap(io.ComfyNode):
                 "the background. Gives a map with one colour a phrase and a legend, and masks that do not overlap."
             ),
             inputs=[
-                io.Mask.Input("masks", tooltip="From Segment or Segment Captured: one a phrase and image"),
+                io.Mask.Input(
+                    "masks", tooltip="From Segment, Segment Captured or Attention Mask: one a phrase and image"
+                ),
                 TEXT,
                 io.Float.Input(
                     "threshold",

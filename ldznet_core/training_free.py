@@ -36,7 +36,7 @@ PRESENT = 2.0  # presence of 96 % of what is there in the validation scenes of t
 GRID = 64  # pixels: eight a latent position, and the UNet halves the latent three times
 NOISE_GRID = 32  # positions along a side of the noise that attention is compared with; larger tells no more
 NOISES = 2
-POSITIONS_OFF = 1.5  # by which the edges of a coarse mask may be off
+POSITIONS_OFF = 2  # by which the edges of a coarse mask may be off, by the validation scenes of the miniature
 ENCODING = 0.3  # the share of the work that is the VAE's, for the progress bar
 
 

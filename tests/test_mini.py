@@ -18,7 +18,6 @@ from ldznet_core.mini.drawing import cut_out
 from ldznet_core.mini.loop import PIECE_BYTES, Paused, Plan, read_pieces, train, write_pieces
 from ldznet_core.mini.pack import FORMAT
 from ldznet_core.mini.recognise import recognise
-from ldznet_core.mini.world import Scene, Sprite, Thing
 from ldznet_core.schedule import Schedule
 
 # ---- the loop ----
@@ -123,31 +122,6 @@ def test_recognition_counts_first_and_fifth_guesses():
     assert (found.top1, found.top5, found.count) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 3)
 
 
-# ---- evaluation ----
-
-
-def thing(noun: str, left: int, right: int) -> Thing:
-    mask = np.zeros((4, 4), bool)
-    mask[:, left:right] = True
-    sprite = Sprite(noun, noun, "style", "train", "", None, np.zeros((1, 1, 4), np.uint8))
-    return Thing(sprite, mask, (left, 0, right, 4))
-
-
-def test_one_question_a_noun_with_all_its_things():
-    scene = Scene(np.zeros((4, 4, 3), np.uint8), "", (thing("cat", 0, 1), thing("bus", 1, 2), thing("cat", 3, 4)), "")
-    cat, bus = evaluation.questions([scene])
-    assert (cat.noun, bus.noun) == ("cat", "bus")
-    assert cat.mask[0].tolist() == [True, False, False, True]
-    assert bus.others[0].tolist() == [True, True, False, True]
-
-
-def test_marking_everything_scores_what_the_others_leave():
-    scene = Scene(np.zeros((4, 4, 3), np.uint8), "", (thing("cat", 0, 1), thing("bus", 1, 4)), "")
-    baseline = evaluation.mark_everything(evaluation.questions([scene]))
-    assert baseline.scores.miou == pytest.approx((4 / 17 + 12 / 17) / 2)  # the protocol's +1 in each denominator
-    assert baseline.false_area == 1
-
-
 # ---- the whole pipeline, at a size that trains nothing ----
 
 
@@ -204,11 +178,17 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     assert methods == [
         ("mark everything", "-"), ("rgbnet", "-"), ("znet", "-"),
         ("ldznet", "phrase"), ("ldznet", "caption"), ("ldznet", "empty"),
+        ("attention", "empty"), ("attention, captured", "caption"), ("noise", "phrase"),
     ]
-    assert {len(row) for row in rows} == {9}
-    assert cli.main(["evaluate", *asked, "--method", "znet"]) == 0
-    baseline, znet = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert baseline["method"] == "mark everything" and 0 <= znet["miou"]["mean"] <= 1 and znet["samples"] == 4
+    assert {len(row) for row in rows} == {10}
+    assert cli.main(["evaluate", *asked, "--method", "znet", "--method", "noise", "--refine"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["method"], row["refined"]) for row in lines] == [
+        ("mark everything", False), ("znet", False), ("znet", True), ("noise", False), ("noise", True),
+    ]
+    assert all(0 <= row["miou"]["mean"] <= 1 and row["samples"] == 4 for row in lines)
+    assert cli.main(["evaluate", *asked, "--decoders", decoders[0], "--method", "noise", "--method", "rgbnet"]) == 2
+    assert "no decoder of kind rgbnet among 1 files" in capsys.readouterr().err
 
     with pytest.raises(InputError, match="is missing, run the steps before"):
         build.bundle(replace(short, folder=tmp_path / "elsewhere"))

@@ -5,24 +5,22 @@ understanding a word ("mark all things") is measured beside.
 """
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..hosts.ldm import LDMHost
-from ..metrics import PhraseMetrics, Scores
-from ..networks.decoder import KINDS, MaskDecoder
+from ..metrics import DEFAULT_THRESHOLD, PhraseMetrics, Scores
+from ..networks.decoder import KINDS
+from ..training_free import PRESENT
 from ..weights import load_decoder
 from .bank import Recipe, bank
 from .decoders import Phrases
 from .drawing import generated_scenes
-from .loop import half_precision
-from .vae import to_network
+from .predictors import Answers, Decoded, Method, Predictor
 from .world import Scene
 
 log = logging.getLogger(__name__)
@@ -65,45 +63,42 @@ def questions(scenes: list[Scene]) -> list[Question]:
     return asked
 
 
-@torch.inference_mode()
-def predictions(
-    host: LDMHost, decoder: MaskDecoder, data: Phrases, asked: list[tuple[int, str]], text: str, batch: int = 32
-) -> Iterator[Tensor]:
-    """Soft masks [b, S, S] of (scene, phrase) pairs, in order, at t = 400 with the default noise, in bfloat16."""
-    for start in range(0, len(asked), batch):
-        part = asked[start : start + batch]
-        index = [i for i, _ in part]
-        z = data.z[index].to(host.device)
-        given = to_network(data.images[index]).to(host.device) if decoder.kind == "rgbnet" else z
-        phrases, captions = [p for _, p in part], [data.captions[i] for i in index]
-        context = host.embed(phrases).context
-        shown = host.embed({"phrase": phrases, "caption": captions, "empty": [""] * len(part)}[text])
-        with half_precision(str(host.device)):
-            maps = host.extract(z, shown, decoder.taps, said=text).maps if decoder.taps else None
-            logits = decoder(given, context, maps)[:, 0]
-        yield logits.float().sigmoid().cpu()
+def absent(data: Phrases, nouns: Sequence[str]) -> list[tuple[int, str]]:
+    """Some scenes, each with a noun that is not in it."""
+    rng = np.random.default_rng(SEED)
+    missing = ([n for n in nouns if n not in data.present[i]] for i in range(len(data.images)))
+    return [(i, str(rng.choice(names))) for i, names in enumerate(missing) if names][:ABSENT_SCENES]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores on one set, and the share of the picture that is marked when an absent noun is asked for."""
+    """Scores on one set, and the share of the picture that is marked when an absent noun is asked for; None where
+    every noun is there. `gated_area` is what is left of it when only what has the presence `PRESENT` is marked; None
+    where a predictor knows of no presence."""
 
     scores: Scores
-    false_area: float
+    false_area: float | None
+    gated_area: float | None = None
 
 
-def score(host: LDMHost, decoder: MaskDecoder, data: Phrases, asked: list[Question], text: str) -> Result:
-    masks = torch.from_numpy(np.stack([q.mask for q in asked]))
-    metrics, done = PhraseMetrics(), 0
-    for probs in predictions(host, decoder, data, [(q.scene, q.noun) for q in asked], text):
-        metrics.update(probs, masks[done : done + len(probs)])
-        done += len(probs)
-    nouns = host.model.about["nouns"]
-    rng = np.random.default_rng(SEED)
-    missing = ([n for n in nouns if n not in data.present[i]] for i in range(len(data.images)))
-    absent = [(i, str(rng.choice(names))) for i, names in enumerate(missing) if names][:ABSENT_SCENES]
-    marked = [(probs > 0.5).float().mean((1, 2)) for probs in predictions(host, decoder, data, absent, text)]
-    return Result(metrics.compute(), float(torch.cat(marked).mean()) if marked else math.nan)
+def judge(answers: Answers, asked: list[Question]) -> Result:
+    """Scores of answers to `asked` and, after those, to what is absent."""
+    metrics, count = PhraseMetrics(), len(asked)
+    metrics.update(answers.masks[:count], torch.from_numpy(np.stack([q.mask for q in asked])))
+    marked = (answers.masks[count:] > DEFAULT_THRESHOLD).float().mean((1, 2))
+    areas = [marked]
+    if answers.presence is not None:
+        areas.append(marked * (answers.presence[count:] >= PRESENT))
+    return Result(metrics.compute(), *(float(area.mean()) if len(area) else None for area in areas))
+
+
+def score(
+    host: LDMHost, predictor: Predictor, data: Phrases, asked: list[Question], edges: bool = False
+) -> tuple[Result, ...]:
+    """The result of a predictor and, with `edges`, that of the same masks refined."""
+    pairs = [(q.scene, q.noun) for q in asked] + absent(data, host.model.about["nouns"])
+    answers = predictor(host, data, pairs)
+    return tuple(judge(a, asked) for a in ((answers, answers.refined(data, pairs)) if edges else (answers,)))
 
 
 def mark_everything(asked: list[Question]) -> Result:
@@ -117,49 +112,60 @@ def mark_everything(asked: list[Question]) -> Result:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a decoder kind (or the baseline) on a set, one result a training seed."""
+    """One line of the table: a method (or the baseline) on a set, one result a training seed."""
 
     dataset: str
-    kind: str
+    method: str
     text: str
     results: tuple[Result, ...]
+    refined: bool = False
 
-    def spread(self, read: Callable[[Result], float]) -> tuple[float, float]:
-        """Mean and standard deviation over seeds."""
+    def spread(self, read: Callable[[Result], float | None]) -> dict[str, float] | None:
+        """Mean and standard deviation over seeds; None of what is not known."""
         values = [read(r) for r in self.results]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if None in values:
+            return None
+        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
     def as_dict(self) -> dict:
         """Every score as {"mean": ..., "std": ...} over seeds."""
-        reads: dict[str, Callable[[Result], float]] = {
+        reads: dict[str, Callable[[Result], float | None]] = {
             "miou": lambda r: r.scores.miou,
             "iou_fg": lambda r: r.scores.iou_fg,
             "ap": lambda r: r.scores.ap,
             "iou_at_default": lambda r: r.scores.iou_at_default,
             "false_area": lambda r: r.false_area,
+            "gated_area": lambda r: r.gated_area,
         }
-        scores = {name: dict(zip(("mean", "std"), self.spread(read), strict=True)) for name, read in reads.items()}
-        return {"set": self.dataset, "method": self.kind, "text": self.text, "seeds": len(self.results),
-                "samples": self.results[0].scores.samples, **scores}
+        about = {"set": self.dataset, "method": self.method, "text": self.text, "refined": self.refined}
+        counts = {"seeds": len(self.results), "samples": self.results[0].scores.samples}
+        return about | counts | {name: self.spread(read) for name, read in reads.items()}
 
 
-def by_kind(files: Iterable[Path], kinds: tuple[str, ...] = KINDS) -> dict[str, list[MaskDecoder]]:
-    """Decoder files grouped by kind, weakest input first; those of one kind are seeds of it."""
+def by_kind(
+    files: Iterable[Path], kinds: tuple[str, ...] = KINDS, texts: tuple[str, ...] = ("phrase",)
+) -> list[Method]:
+    """Decoder files as methods, weakest input first; those of one kind are seeds of it. `texts` concerns LD-ZNet's
+    features."""
     loaded = [load_decoder(file) for file in files]
     groups = {kind: [d for d in loaded if d.kind == kind] for kind in reversed(KINDS) if kind in kinds}
-    return {kind: group for kind, group in groups.items() if group}
+    return [
+        Method(kind, text, tuple(Decoded(d, text or "phrase") for d in seeds))
+        for kind, seeds in groups.items() if seeds
+        for text in (texts if kind == "ldznet" else ("",))
+    ]
 
 
 def table(
-    host: LDMHost, decoders: dict[str, list[MaskDecoder]], pack: Path, sets: tuple[str, ...], count: int,
-    texts: tuple[str, ...] = ("phrase",),
+    host: LDMHost, methods: Sequence[Method], pack: Path, sets: tuple[str, ...], count: int, edges: bool = False
 ) -> Iterator[Row]:
-    """Rows set by set; decoders of a kind differ in their training seed. `texts` concerns LD-ZNet's features."""
+    """Rows set by set; with `edges` each is followed by that of the same masks refined."""
     for name in sets:
         scenes = scenes_of(name, host, pack, count)
         data, asked = Phrases.of(scenes, host.model), questions(scenes)
         log.info("%s: %d scenes, %d phrases", name, len(scenes), len(asked))
         yield Row(name, "mark everything", "", (mark_everything(asked),))
-        for kind, trained in decoders.items():
-            for text in texts if kind == "ldznet" else ("",):
-                yield Row(name, kind, text, tuple(score(host, d, data, asked, text or "phrase") for d in trained))
+        for method in methods:
+            seeds = [score(host, predictor, data, asked, edges) for predictor in method.predictors]
+            for refined, results in enumerate(zip(*seeds, strict=True)):
+                yield Row(name, method.name, method.text, results, bool(refined))

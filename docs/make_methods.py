@@ -1,0 +1,119 @@
+"""Makes the picture of docs/methods.md: the same scenes through every method, side by side.
+
+    python docs/make_methods.py mini-build/world.zip
+
+Scenes are the first of their kind; nothing is picked.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+
+from ldznet_core import Segmenter, load_decoder, load_host
+from ldznet_core.images import read_image, to_tensor
+from ldznet_core.mini.bank import Recipe, draw
+from ldznet_core.mini.decoders import Phrases
+from ldznet_core.mini.evaluation import GENERATED, SEED, scenes_of
+from ldznet_core.mini.predictors import redrawn
+from ldznet_core.mini.world import Scene
+from ldznet_core.queries import Queries
+from ldznet_core.refine import refine
+from ldznet_core.training_free import TrainingFree
+
+PICTURES = Path(__file__).parent / "pictures"
+SIZE, DRAWN = 256, 2
+CELL, GAP, LINE, FONT = 176, 8, 30, 18
+INK, PALE = (22, 24, 28), (236, 238, 241)
+GLOW = (1.0, 0.62, 0.1)  # what a mask of 1 shines in
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture [H, W, 3] in 0..1 and what to find in it; `z` [1, 4, h, w] and `queries` where it was just drawn."""
+
+    title: str
+    picture: Tensor
+    phrase: str
+    z: Tensor | None = None
+    queries: Queries | None = None
+
+    @classmethod
+    def of(cls, title: str, scene: Scene, **captured) -> "Row":
+        """The lowest thing of a scene is looked for."""
+        return cls(title, torch.from_numpy(scene.image) / 255, scene.things[0].sprite.noun, **captured)
+
+
+def rows(host, pack: Path) -> Iterator[Row]:
+    yield Row("park.png", to_tensor(read_image(PICTURES / "park.png"))[0], "panda")
+    for title, styles, splits in (
+        ("drawings never seen, in styles seen", None, ("val", "test")),
+        ("a style never seen (fluent-emoji-flat)", ("fluent-emoji-flat",), ("ood",)),
+    ):
+        recipe = Recipe(SIZE, len(host.model.about["nouns"]), styles, splits, ("test",), (0.0, 0.0, 1.0))
+        yield Row.of(title, draw(pack, recipe, SEED, 1)[0])
+    scenes = scenes_of(GENERATED, host, pack, DRAWN)
+    data = Phrases.of(scenes, host.model)
+    for i, scene in enumerate(scenes):
+        yield Row.of("drawn by the miniature", scene, z=data.z[i : i + 1], queries=redrawn(host, data, [i]))
+
+
+def columns(host, row: Row) -> Iterator[tuple[str, Tensor | None]]:
+    """Titles and soft masks [1, H, W]; None where a method has nothing to go by."""
+    image, phrases = row.picture[None], [row.phrase]
+    for title, kind in (("LD-ZNet", "ldznet"), ("ZNet", "znet")):
+        yield title, Segmenter(host, load_decoder("mini", kind=kind))(image, phrases)[0]
+    found = TrainingFree(host).find(image, phrases)
+    yield "attention", found.masks[0]
+    yield "attention, refined", refine(found.masks[0], row.picture, found.reach)
+    if row.queries:
+        found = TrainingFree(host).latent(row.z, phrases, queries=row.queries)
+    yield "captured, refined", refine(found.masks[0], row.picture, found.reach) if row.queries else None
+    yield "noise", TrainingFree(host, "noise").find(image, phrases).masks[0]
+
+
+def cell(picture: Tensor) -> Image.Image:
+    """A picture [H, W, 3] in 0..1, [H, W, 1] where it is grey."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().expand(-1, -1, 3).numpy()
+    return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.LANCZOS)
+
+
+def heated(picture: Tensor, mask: Tensor) -> Image.Image:
+    """The picture in grey, from dark to glowing as its mask [H, W] goes from 0 to 1, with a line where it is 0.5."""
+    grey = (picture @ torch.tensor([0.299, 0.587, 0.114]))[..., None]  # [H, W, 1]
+    dark, glow = 0.45 * grey, (0.35 + 0.65 * grey) * torch.tensor(GLOW)
+    image = cell(dark + mask[..., None] * (glow - dark))
+    inside = cell(mask[..., None]).convert("L").point(lambda value: 255 * (value > 127))
+    line = ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(3)))
+    image.paste("white", mask=line)
+    return image
+
+
+def sheet(host, pack: Path) -> Image.Image:
+    table = [(row, list(columns(host, row))) for row in rows(host, pack)]
+    font, titles = ImageFont.load_default(FONT), ["picture", *(title for title, _ in table[0][1])]
+    step = CELL + GAP
+    canvas = Image.new("RGB", (GAP + len(titles) * step, LINE + len(table) * (LINE + step)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for column, title in enumerate(titles):
+        pen.text((GAP + column * step + CELL / 2, LINE / 2), title, INK, font, anchor="mm")
+    for number, (row, made) in enumerate(table):
+        top = LINE + number * (LINE + step)
+        pen.text((GAP, top + LINE / 2), f"{row.title}: where is the {row.phrase}?", INK, font, anchor="lm")
+        canvas.paste(cell(row.picture), (GAP, top + LINE))
+        for column, (_, masks) in enumerate(made, start=1):
+            left = GAP + column * step
+            if masks is not None:
+                canvas.paste(heated(row.picture, masks[0]), (left, top + LINE))
+            else:
+                pen.rectangle((left, top + LINE, left + CELL - 1, top + LINE + CELL - 1), PALE)
+                pen.text((left + CELL / 2, top + LINE + CELL / 2), "only while drawing", INK, font, anchor="mm")
+    return canvas
+
+
+if __name__ == "__main__":
+    sheet(load_host("mini"), Path(sys.argv[1])).save(PICTURES / "methods.jpg", quality=86, optimize=True)

@@ -18,12 +18,13 @@ from comfy.samplers import KSAMPLER
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..features import Features, Text, overhear
+from ..features import Text, overhear
 from ..ldm import unet_config
 from ..networks.decoder import MaskDecoder
 from ..networks.unet import UNetConfig, native_side
 from ..schedule import noise_like
 from ..tokenizer import LENGTH
+from .base import Host
 
 log = logging.getLogger("LD-ZNet")
 
@@ -102,7 +103,7 @@ def manage(decoder: MaskDecoder) -> ModelPatcher:
     return ModelPatcher(decoder, load_device=device, offload_device=model_management.unet_offload_device())
 
 
-class ComfyHost:
+class ComfyHost(Host):
     """MODEL, CLIP and VAE of ComfyUI. Latents are scaled, as the UNet reads them.
 
     `vae` is needed to encode images only. `decoder` is a decoder that ComfyUI already manages; one that it does not
@@ -195,26 +196,6 @@ class ComfyHost:
         end = first_tokens(self.clip.tokenize(""))[1]
         lengths = tuple(first_tokens(tokens).index(end) - 1 for tokens in split)
         return Text(context, torch.cat(pools) if self.unet_config.vector_channels else None, lengths)
-
-    @torch.inference_mode()
-    def extract(
-        self,
-        z: Tensor,
-        text: Text,
-        taps: Sequence[str],
-        *,
-        timestep: int = 400,
-        seed: int = 0,
-        said: str = "phrase",
-    ) -> Features:
-        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
-
-        `said` is what `text` says: "phrase", "caption" or "empty".
-        """
-        heard = self.observe(z, text, {tap: self.transformer(tap) for tap in taps}, timestep=timestep, seed=seed)
-        if len(heard) < len(taps):
-            raise InputError(f"{self.name} ran without passing {', '.join(t for t in taps if t not in heard)}")
-        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)
 
     def transformer(self, block: str) -> nn.Module:
         """The spatial transformer of a block."""

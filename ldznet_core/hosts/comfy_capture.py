@@ -95,10 +95,11 @@ class Capture:
         if self.run is None or 0 not in roles:
             return call()
         timestep, grid = int(base.model_sampling.timestep(sigma[:1].float())[0]), tuple(x.shape[-2:])
-        network, chosen, modules = unwrapped(base.diffusion_model), plan(self.sizes, *grid), {}
+        network, modules = unwrapped(base.diffusion_model), {}
         if wants_maps := self.run.wants_maps(timestep, grid):
             modules |= {tap: transformer(network, tap) for tap in self.taps}
         if wants_queries := self.run.wants_queries(timestep, grid):
+            chosen = plan(self.sizes, *grid)
             modules |= chosen.modules(lambda block: transformer(network, block))
         if not modules:
             return call()

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import InputError, first_line
-from ..features import Features, Text, overhear
-from ..networks.decoder import MaskDecoder
+from ..features import Text
 from ..networks.unet import UNet, UNetConfig, native_side
 from ..schedule import Schedule, noise_like
 from ..tokenizer import LENGTH
+from .base import TorchHost
 
 WORKS = "LD-ZNet reads Stable Diffusion 1.x, 2.x and SDXL"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -246,7 +246,7 @@ class TextPart:
     encoder: nn.Module
 
 
-class DiffusersHost:
+class DiffusersHost(TorchHost):
     """diffusers' UNet and VAE and one text encoder (two for SDXL) behind the methods that every host has.
 
     Latents are scaled, as the UNet reads them. It segments; drawing is diffusers' own business.
@@ -277,10 +277,6 @@ class DiffusersHost:
         """Area of the pictures that the model was trained to draw."""
         side = self.unet.config.sample_size
         return (side * 8 if isinstance(side, int) else native_side(self.unet_config, self.prediction)) ** 2
-
-    def ready(self, decoder: MaskDecoder, z: Tensor) -> MaskDecoder:
-        """The decoder where it can run on `z`."""
-        return decoder.to(self.device)
 
     @torch.inference_mode()
     def encode(self, image: Tensor, seed: int | None = None) -> Tensor:
@@ -325,52 +321,9 @@ class DiffusersHost:
         """How many tokens at the end of a text `embed` leaves out."""
         return max(0, len(self.texts[0].tokenizer(text, verbose=False).input_ids) - LENGTH)
 
-    @torch.inference_mode()
-    def extract(
-        self,
-        z: Tensor,
-        text: Text,
-        taps: Sequence[str],
-        *,
-        timestep: int = 400,
-        seed: int = 0,
-        said: str = "phrase",
-    ) -> Features:
-        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
-
-        `said` is what `text` says: "phrase", "caption" or "empty".
-        """
-        heard = self.observe(z, text, {tap: self.transformer(tap) for tap in taps}, timestep=timestep, seed=seed)
-        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)
-
     def transformer(self, block: str) -> nn.Module:
         """The spatial transformer of one of our blocks."""
         return self.unet.get_submodule(place(block, self.unet_config.num_res_blocks))
-
-    @torch.inference_mode()
-    def observe(
-        self, z: Tensor, text: Text, modules: dict[str, nn.Module], *, timestep: int, seed: int = 0
-    ) -> dict[str, Tensor]:
-        """What parts of the UNet put out for `z` noised to `timestep`, in one pass that ends at the last of them."""
-        with overhear(modules, stop=True) as heard:
-            self.predict(*self.noised(z, timestep, seed), text)
-        return heard
-
-    @torch.inference_mode()
-    def denoise(self, z: Tensor, text: Text, *, timestep: int, seed: int = 0) -> Tensor:
-        """What the UNet takes for the clean latent in `z` noised to `timestep`, [B, 4, h, w]."""
-        z_t, timesteps = self.noised(z, timestep, seed)
-        return self.schedule.split(self.predict(z_t, timesteps, text), z_t, timesteps)[0]
-
-    @torch.inference_mode()
-    def project(self, context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
-        """A context [B, N, D] through linear layers of the UNet."""
-        return [layer(context) for layer in layers]
-
-    def noised(self, z: Tensor, timestep: int, seed: int) -> tuple[Tensor, Tensor]:
-        timesteps = torch.full((len(z),), timestep, device=self.device)
-        z = z.to(self.device)
-        return self.schedule.add_noise(z, noise_like(z, seed), timesteps), timesteps
 
     def predict(self, z_t: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         return self.unet(z_t, timesteps, text.context, added_cond_kwargs=self.added(text, z_t)).sample

@@ -6,23 +6,23 @@ It serves the bundled miniature; ComfyUI and diffusers have hosts of their own w
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..features import Features, Text, overhear
 from ..ldm import LatentDiffusion
-from ..networks.decoder import MaskDecoder
 from ..networks.layers import SpatialTransformer
 from ..networks.unet import native_side
 from ..queries import Average, Plan, Queries
-from ..schedule import noise_like
+from ..schedule import Schedule, noise_like
 from ..tokenizer import LENGTH, PIECES
+from .base import TorchHost
 
 GUIDANCE = 3.0
 STEPS = 25
 CAPTURE_AT = 400  # the sampling step nearest to this timestep is the one whose maps are kept
 
 
-class LDMHost:
+class LDMHost(TorchHost):
     """A `LatentDiffusion` behind the methods that every host has. Latents are scaled: unit variance."""
 
     def __init__(self, model: LatentDiffusion, device: str = "cpu"):
@@ -46,10 +46,6 @@ class LDMHost:
     def pixels(self) -> int:
         """Area of the pictures that the model was trained to draw."""
         return self.model.about.get("size", native_side(self.unet_config, self.prediction)) ** 2
-
-    def ready(self, decoder: MaskDecoder, z: Tensor) -> MaskDecoder:
-        """The decoder where it can run on `z`."""
-        return decoder.to(self.device)
 
     @torch.inference_mode()
     def encode(self, image: Tensor, seed: int | None = None) -> Tensor:
@@ -82,53 +78,16 @@ class LDMHost:
         """How many tokens at the end of a text `embed` leaves out."""
         return max(0, self.length(text) - (LENGTH - 2))
 
-    @torch.inference_mode()
-    def extract(
-        self,
-        z: Tensor,
-        text: Text,
-        taps: Sequence[str],
-        *,
-        timestep: int = 400,
-        seed: int = 0,
-        said: str = "phrase",
-    ) -> Features:
-        """The tapped maps of `z` [B, 4, h, w] noised to `timestep`, in one pass that ends at the last of them.
+    @property
+    def schedule(self) -> Schedule:
+        return self.model.schedule
 
-        `said` is what `text` says: "phrase", "caption" or "empty".
-        """
-        heard = self.observe(z, text, {tap: self.transformer(tap) for tap in taps}, timestep=timestep, seed=seed)
-        return Features(tuple(heard[tap] for tap in taps), tuple(taps), timestep, said)
+    def predict(self, z_t: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        return self.model.unet(z_t, timesteps, text.context)
 
     def transformer(self, block: str) -> SpatialTransformer:
         """The spatial transformer of a block."""
         return next(layer for layer in self.model.unet.get_submodule(block) if isinstance(layer, SpatialTransformer))
-
-    @torch.inference_mode()
-    def observe(
-        self, z: Tensor, text: Text, modules: dict[str, nn.Module], *, timestep: int, seed: int = 0
-    ) -> dict[str, Tensor]:
-        """What parts of the UNet put out for `z` noised to `timestep`, in one pass that ends at the last of them."""
-        z_t, timesteps = self.noised(z, timestep, seed)
-        with overhear(modules, stop=True) as heard:
-            self.model.unet(z_t, timesteps, text.context)
-        return heard
-
-    @torch.inference_mode()
-    def denoise(self, z: Tensor, text: Text, *, timestep: int, seed: int = 0) -> Tensor:
-        """What the UNet takes for the clean latent in `z` noised to `timestep`, [B, 4, h, w]."""
-        z_t, timesteps = self.noised(z, timestep, seed)
-        return self.model.schedule.split(self.model.unet(z_t, timesteps, text.context), z_t, timesteps)[0]
-
-    @torch.inference_mode()
-    def project(self, context: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
-        """A context [B, N, D] through linear layers of the UNet."""
-        return [layer(context) for layer in layers]
-
-    def noised(self, z: Tensor, timestep: int, seed: int) -> tuple[Tensor, Tensor]:
-        timesteps = torch.full((len(z),), timestep, device=self.device)
-        z = z.to(self.device)
-        return self.model.schedule.add_noise(z, noise_like(z, seed), timesteps), timesteps
 
     def guided(
         self, z_t: Tensor, timesteps: Tensor, context: Tensor, taps: Sequence[str] = ()

@@ -7,9 +7,9 @@ from comfy_api.latest import io
 from ..ldznet_core.errors import InputError
 from ..ldznet_core.hosts.comfy import ComfyHost
 from ..ldznet_core.hosts.comfy_any import AnyComfyHost
-from ..ldznet_core.segmenter import check_pair, fit, split_phrases
+from ..ldznet_core.segmenter import split_phrases
 from ..ldznet_core.training_free import METHODS, PRESENT, SPREADS, TIMESTEPS, TrainingFree
-from .shared import CATEGORY, SEED, TEXT, THRESHOLD, Captured, mask_outputs, output, progress
+from .shared import CATEGORY, SEED, TEXT, THRESHOLD, Captured, latent_of, mask_outputs, output, progress
 
 log = logging.getLogger("LD-ZNet")
 
@@ -102,14 +102,10 @@ class LDZNetAttentionMask(io.ComfyNode):
         if latent is None:
             found = find.find(image[..., :3], phrases, **given)
         else:
-            z = host.scaled(latent["samples"])
-            if image is not None:
-                check_pair(image, z)
+            z = latent_of(host, latent, image)
             queries = capture.queries(latent["samples"]) if capture is not None and method == "attention" else None
             found = find.latent(z, phrases, queries=queries, **given)
         if found.presence is not None:
             for row in found.presence.tolist():
                 log.info("presence: %s", ", ".join(f"{p} {x:.1f}" for p, x in zip(phrases, row, strict=True)))
-        masks = found.present(presence)
-        masks = masks if image is None else fit(masks, tuple(image.shape[1:3]))
-        return output(image, masks, phrases, threshold)
+        return output(image, found.present(presence), phrases, threshold)

@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..ldznet_core.hosts.comfy import ComfyHost
 from ..ldznet_core.hosts.comfy_capture import watch
-from ..ldznet_core.segmenter import Segmenter, check_pair, fit, split_phrases
-from .shared import CATEGORY, TEXT, THRESHOLD, Captured, Decoder, mask_outputs, output, progress
+from ..ldznet_core.segmenter import Segmenter, split_phrases
+from .shared import CATEGORY, TEXT, THRESHOLD, Captured, Decoder, latent_of, mask_outputs, output, progress
 
 
 class LDZNetCapture(io.ComfyNode):
@@ -61,10 +61,7 @@ class LDZNetSegmentCaptured(io.ComfyNode):
         phrases = split_phrases(text)
         host = ComfyHost(capture.model, clip, None, decoder)
         segmenter = Segmenter(host, decoder.model, progress=progress())
-        z = host.scaled(latent["samples"])
-        if image is not None:
-            check_pair(image, z)
+        z = latent_of(host, latent, image)
         features = capture.features(latent["samples"]) if decoder.model.taps else None
         masks = segmenter.latent(z, phrases, features=features)
-        masks = masks if image is None else fit(masks, tuple(image.shape[1:3]))
         return output(image, masks, phrases, threshold)

@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..ldznet_core.errors import InputError
 from ..ldznet_core.hosts.comfy import ComfyHost
-from ..ldznet_core.segmenter import Segmenter, check_pair, fit, split_phrases
-from .shared import CATEGORY, SEED, TEXT, THRESHOLD, TIMESTEP, Decoder, mask_outputs, output, progress
+from ..ldznet_core.segmenter import Segmenter, split_phrases
+from .shared import CATEGORY, SEED, TEXT, THRESHOLD, TIMESTEP, Decoder, latent_of, mask_outputs, output, progress
 
 
 class LDZNetSegment(io.ComfyNode):
@@ -57,9 +57,6 @@ class LDZNetSegment(io.ComfyNode):
         if latent is None or decoder.model.kind == "rgbnet" and image is not None:
             masks = segmenter(image[..., :3], phrases, timestep=timestep, seed=seed)
         else:
-            z = host.scaled(latent["samples"])
-            if image is not None:
-                check_pair(image, z)
+            z = latent_of(host, latent, image)
             masks = segmenter.latent(z, phrases, timestep=timestep, seed=seed)
-            masks = masks if image is None else fit(masks, tuple(image.shape[1:3]))
         return output(image, masks, phrases, threshold)

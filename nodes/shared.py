@@ -9,9 +9,11 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..ldznet_core.hosts.comfy import ComfyHost
 from ..ldznet_core.images import to_tensor
 from ..ldznet_core.masks import present
 from ..ldznet_core.pictures import overlay
+from ..ldznet_core.segmenter import check_pair, fit
 
 CATEGORY = "LD-ZNet"
 Decoder = io.Custom("LDZNET_DECODER")
@@ -72,11 +74,20 @@ def progress() -> Callable[[float], None]:
     return report
 
 
+def latent_of(host: ComfyHost, latent: dict, image: Tensor | None) -> Tensor:
+    """The scaled latents [B, 4, h, w] of a LATENT. Raises InputError where they are not those of the image, if any."""
+    z = host.scaled(latent["samples"])
+    if image is not None:
+        check_pair(image, z)
+    return z
+
+
 def output(image: Tensor | None, masks: Tensor, phrases: list[str], threshold: float) -> io.NodeOutput:
     """Masks [B, P, H, W] as MASK [B*P, H, W], their union [B, H, W] and the overlay [B, H, W, 3], with a preview.
 
-    Without an image [B, H, W, 3] of their size the overlay is on grey.
+    They get the size of the image [B, H, W, 3]; without one the overlay is on grey.
     """
+    masks = masks if image is None else fit(masks, tuple(image.shape[1:3]))
     batch, _, height, width = masks.shape
     image = torch.full((batch, height, width, 3), 0.5) if image is None else image[..., :3].cpu()
     masks = present(masks, threshold)

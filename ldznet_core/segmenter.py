@@ -154,11 +154,7 @@ class Segmenter:
         if self.decoder.kind == "rgbnet":
             return images.permute(0, 3, 1, 2) * 2 - 1
         sampled = {} if posterior is None else {"seed": posterior}
-        latents = []
-        for i in range(len(images)):
-            self.progress(done + share * i / len(images))
-            latents.append(self.host.encode(images[i : i + 1], **sampled))
-        return torch.cat(latents)
+        return encode(self.host, images, lambda part: self.progress(done + share * part), **sampled)
 
     @torch.inference_mode()
     def read(
@@ -177,8 +173,7 @@ class Segmenter:
             raise InputError("an rgbnet decoder reads pixels, not latents: use it where there is an image to look at")
         scale = 1 if pixels else 8
         height, width = z.shape[-2] * scale, z.shape[-1] * scale
-        # The decoder halves its grid three times; what is added at the right and below is cut off again.
-        z = F.pad(z, (0, -z.shape[-1] % (64 // scale), 0, -z.shape[-2] % (64 // scale)), mode="replicate")
+        z = padded(z, 64 // scale)
         text = self.host.embed([t.format(p) for t, p in zip(reading.templates, phrases, strict=True)])
         taps, noise = self.decoder.taps, {"timestep": reading.timestep, "seed": reading.seed}
         if taps and features is None and self.text != "phrase":
@@ -215,6 +210,21 @@ class Segmenter:
         like = next(decoder.parameters())
         logits = decoder(z.to(like), context.to(like), maps and [m.to(like) for m in maps])
         return logits[:, 0].float().sigmoid().cpu()
+
+
+def encode(host, images: Tensor, progress: Callable[[float], None], **options) -> Tensor:
+    """Scaled latents of images [B, H, W, 3], one at a time; `progress` is told the share done before each."""
+    latents = []
+    for i in range(len(images)):
+        progress(i / len(images))
+        latents.append(host.encode(images[i : i + 1], **options))
+    return torch.cat(latents)
+
+
+def padded(z: Tensor, multiple: int) -> Tensor:
+    """Latents or images [B, C, h, w] with sides of that multiple, for networks that halve their grid three times. What
+    is added, at the right and below, repeats the edge."""
+    return F.pad(z, (0, -z.shape[-1] % multiple, 0, -z.shape[-2] % multiple), mode="replicate")
 
 
 def check_pair(image: Tensor, z: Tensor) -> None:

@@ -26,7 +26,7 @@ from .features import Text
 from .images import to_tensor, working_size
 from .queries import Plan, Queries, plan
 from .refine import REACH
-from .segmenter import PHRASES_AT_ONCE, check_phrases, fit, resize
+from .segmenter import ENCODING, PHRASES_AT_ONCE, check_phrases, encode, fit, padded, resize
 
 METHODS = ("attention", "noise")
 TIMESTEPS = {"attention": 100, "noise": 400}  # of DiffSegmenter, GoCA and iSeg; of the paper's Figure 1
@@ -37,7 +37,6 @@ GRID = 64  # pixels: eight a latent position, and the UNet halves the latent thr
 NOISE_GRID = 32  # positions along a side of the noise that attention is compared with; larger tells no more
 NOISES = 2
 POSITIONS_OFF = 2  # by which the edges of a coarse mask may be off, by the validation scenes of the miniature
-ENCODING = 0.3  # the share of the work that is the VAE's, for the progress bar
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,8 @@ class TrainingFree:
         phrases, image = check_phrases(phrases), to_tensor(image)
         height, width = image.shape[1:3]
         small = resize(image, working_size(height, width, area=self.host.pixels, multiple=GRID))
-        latents = []
-        for i in range(len(small)):
-            self.progress(ENCODING * i / len(small))
-            latents.append(self.host.encode(small[i : i + 1]))
-        found = self.read(torch.cat(latents), phrases, timestep, seed, caption, None, ENCODING)
+        z = encode(self.host, small, lambda share: self.progress(ENCODING * share))
+        found = self.read(z, phrases, timestep, seed, caption, None, ENCODING)
         return replace(found, masks=fit(found.masks, (height, width)))
 
     def latent(
@@ -144,8 +140,7 @@ class TrainingFree:
             )
         height, width = z.shape[-2:]
         if queries is None:
-            # The UNet halves its grid three times; what is added at the right and below is cut off again.
-            z = F.pad(z, (0, -width % (GRID // 8), 0, -height % (GRID // 8)), mode="replicate")
+            z = padded(z, GRID // 8)
         if self.method == "attention":
             found = self.by_attention(z, phrases, timestep, seed, caption, queries, done)
         else:

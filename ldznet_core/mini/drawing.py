@@ -29,6 +29,11 @@ def denoise(host: LDMHost, z_t: Tensor, captions: list[str], steps: list[int]) -
     return z
 
 
+def redraw_steps(host: LDMHost) -> list[int]:
+    """The timesteps of drawing a picture anew, from `REDRAW_FROM` on as densely as a whole drawing's."""
+    return host.schedule.steps(max(2, round(STEPS * REDRAW_FROM / 1000)), REDRAW_FROM)
+
+
 def draw(host: LDMHost, captions: list[str], size: int, seed: int = 0, batch: int = 32) -> np.ndarray:
     """One picture a caption, uint8 [N, size, size, 3]; the noise of row i follows from `seed` + i."""
     pictures = []
@@ -98,7 +103,7 @@ def generated_scenes(
     backgrounds = [Background("photo", "generated", g) for g in grounds]
     scenes = [compose(rng, sprites, backgrounds, size, (0, 0.6, 0.4)) for _ in range(count)]
     redrawn = []
-    steps = host.model.schedule.steps(max(2, round(STEPS * REDRAW_FROM / 1000)), REDRAW_FROM)
+    steps = redraw_steps(host)
     for start in range(0, count, 32):
         part = scenes[start : start + 32]
         images = torch.from_numpy(np.stack([s.image for s in part])).float() / 255

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from ..features import overhear
-from ..hosts.ldm import STEPS, LDMHost
+from ..hosts.ldm import LDMHost
 from ..networks.decoder import MaskDecoder
 from ..queries import Average, Queries, plan
 from ..refine import REACH, refine
-from ..schedule import noise_like
 from ..training_free import TrainingFree
 from .decoders import Phrases
-from .drawing import REDRAW_FROM
+from .drawing import redraw_steps
 from .loop import half_precision
 from .vae import to_network
 
@@ -114,7 +113,7 @@ def redrawn(host: LDMHost, data: Phrases, scenes: list[int]) -> Queries:
     """What the sampler's own passes ask while scenes are drawn anew under their captions, from the timestep that the
     set of drawn scenes is redrawn from: the captions' half of every step, averaged."""
     z, average = data.z[scenes].to(host.device), Average()
-    chosen, schedule = plan(host.unet_config, *z.shape[-2:]), host.model.schedule
+    chosen = plan(host.unet_config, *z.shape[-2:])
     modules = chosen.modules(host.transformer)
     texts = [""] * len(scenes) + [data.captions[i] for i in scenes]
     context = host.embed(texts).context
@@ -125,9 +124,9 @@ def redrawn(host: LDMHost, data: Phrases, scenes: list[int]) -> Queries:
         average.add(Queries.of(chosen, tuple(z.shape[-2:]), heard), int(timesteps[0]))
         return prediction
 
-    steps = schedule.steps(max(2, round(STEPS * REDRAW_FROM / 1000)), REDRAW_FROM)
-    z_t = schedule.add_noise(z, noise_like(z, 0), torch.full((len(z),), steps[0], device=z.device))
-    for _ in schedule.ddim(predict, z_t, steps):
+    steps = redraw_steps(host)
+    z_t = host.noised(z, steps[0], 0)[0]
+    for _ in host.schedule.ddim(predict, z_t, steps):
         pass  # what was heard is all that is wanted
     return average.mean
 

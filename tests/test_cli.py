@@ -358,6 +358,10 @@ def test_bad_options(here, capsys, options):
         ("--spread none",),
         ("--presence 0", "--method noise"),
         ("--presence 0", "--method znet"),
+        ("--timestep 400", "--method znet"),
+        ("--samples 2", "--method znet"),
+        ("--condition empty", "--method znet"),
+        ("--caption cat", "--method znet"),
     ],
 )
 def test_options_without_a_use(here, capsys, options):

@@ -118,6 +118,9 @@ def open_reader(args: argparse.Namespace, phrases: Sequence[str]) -> Callable[[T
         find = TrainingFree(host, args.method, spread=args.spread or "auto", samples=args.samples).find
         said = phrases
     else:
+        if not decoder.taps:
+            unread = ("timestep", "samples", "condition", "caption")
+            refuse(args, unread, f"with {decoder.kind}, which reads no features")
         condition = choose_condition(args.condition, args.caption)
         segmenter = Segmenter(host, decoder, text=condition, samples=args.samples or 1, authors=args.authors)
         said = map(segmenter.template.format, phrases)

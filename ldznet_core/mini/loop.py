@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .muon import Muon, hidden_matrices
 
 log = logging.getLogger(__name__)
 PIECE_BYTES = 15 * 2**20
@@ -34,6 +35,7 @@ class Plan:
     (`stop_after` minutes), and how."""
 
     learning_rate: float
+    matrix_rate: float | None = None  # Muon's, for hidden matrices; None leaves them to AdamW
     minutes: float = math.inf
     steps: float = math.inf
     stop_after: float = math.inf
@@ -112,6 +114,16 @@ class Average:
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
+def optimizers_of(network: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
+    matrices = hidden_matrices(network) if plan.matrix_rate else []
+    taken = {id(p) for p in matrices}
+    others = [p for p in network.parameters() if id(p) not in taken]
+    adam = torch.optim.AdamW(
+        others, lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    return [adam, Muon(matrices, plan.matrix_rate, plan.weight_decay)] if matrices else [adam]
+
+
 def train(
     network: nn.Module,
     loss: Callable[[float], Tensor],
@@ -134,9 +146,8 @@ def train(
             value.copy_(tensors[f"a.{name}"])
         spent, step = about["seconds"], about["steps"]
     budget = plan.minutes * 60
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True
-    )
+    optimizers = optimizers_of(network, plan)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     started = saved = shown = time.monotonic()
     first, before, recent = step, spent, None
 
@@ -148,13 +159,15 @@ def train(
 
     try:
         while (progress := max(spent / budget, step / plan.steps)) < 1 and spent - before < plan.stop_after * 60:
-            rate = plan.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-            optimizer.param_groups[0]["lr"] = rate * min(1, (step - first + 1) / plan.warm_up)
+            decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+            decay *= min(1, (step - first + 1) / plan.warm_up)
             value = loss(progress)
-            optimizer.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             value.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
+            for optimizer, rate in zip(optimizers, rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate * decay
+                optimizer.step()
             average.update(network, plan.ema, step)
             step += 1
             now = time.monotonic()

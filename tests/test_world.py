@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldznet_core.errors import InputError
-from ldznet_core.mini import pack as packing
+from ldznet_core.mini.art import npm_pack
 from ldznet_core.mini.pack import FORMAT, dominant_colour, noun_of
 from ldznet_core.mini.words import article, caption, clash, plural, vocabulary_words
 from ldznet_core.mini.world import (
@@ -292,4 +292,4 @@ def test_names_and_colours_of_the_pack():
 def test_a_failing_fetch_says_which_package(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="noto@1.2.9.*'npm' is not installed"):
-        packing._npm_pack("@iconify-json/noto@1.2.9", tmp_path, lambda text: None)
+        npm_pack("@iconify-json/noto@1.2.9", tmp_path, lambda text: None)

@@ -6,7 +6,9 @@ import engine as comfy_engine
 import pytest
 import torch
 from studio import Studio
+from terminal import bundle, picture
 
+import ldznet_core.hosts.ldm
 from ldznet_core import ldm, tokenizer
 from ldznet_core.networks.autoencoder import Autoencoder, AutoencoderConfig
 from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
@@ -43,6 +45,16 @@ def made(tmp_path_factory):
             decoder.final[-1].bias -= 1
         write_decoder(decoder, INFO, folder / f"{kind}.safetensors")
     return folder
+
+
+@pytest.fixture
+def here(made, tmp_path, monkeypatch):
+    """An empty current folder, with the random model as the bundled one and a picture at hand."""
+    bundle(monkeypatch, made)
+    monkeypatch.setattr(ldznet_core.hosts.ldm, "STEPS", 5)  # its drawings are noise after any number of them
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "a.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def write_pack(path) -> None:
 
 def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     write_pack(tmp_path / "world.zip")
-    settings = build.Settings(64, 2, 1, 1, 1, 2, 8, 1, 2, 2, 1e-3, 1e-3)
+    settings = build.Settings(64, 2, 1, 1, 1, 2, 8, 8, 1, 2, 2, 1e-3, 1e-3)
     short = build.Build(tmp_path, settings, minutes=0.01, seeds=1)
     monkeypatch.setattr(build, "BUNDLED", tmp_path / "bundled")
     for step in ("vae", "denoiser"):

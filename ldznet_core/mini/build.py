@@ -194,7 +194,7 @@ def train_jobs(build: Build, jobs: list[Job]) -> None:
         path = folder / f"{job.name}.safetensors"
         if build.resume and path.is_file():
             continue
-        plan = build.plan(s.decoder_rate, math.inf, 0.995)
+        plan = replace(build.plan(s.decoder_rate, math.inf, 0.995), matrix_rate=MUON * s.decoder_rate)
         if job.long and not path.with_suffix("").exists():
             shutil.copytree(folder / f"{job.kind}-0", path.with_suffix(""))
         if build.minutes is None:

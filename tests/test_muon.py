@@ -45,7 +45,7 @@ def test_three_steps_equal_torch_s_muon():
                 p.grad = torch.randn(p.shape, generator=gradients)
             optimizer.step()
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-3)  # bfloat16 inside; a step is about 0.002 an entry
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # bfloat16 inside; a step is about 2e-3 an entry
 
 
 def test_a_kernel_moves_as_its_matrix_does():

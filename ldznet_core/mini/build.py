@@ -87,10 +87,10 @@ class Build:
     def pack(self) -> Path:
         return self.folder / "world.zip"
 
-    def plan(self, rate: float, minutes: float, ema: float) -> Plan:
+    def plan(self, rate: float, minutes: float, ema: float, muon: bool = True) -> Plan:
         return Plan(
-            rate, minutes=self.minutes or minutes, stop_after=self.stop_after, resume=self.resume, ema=ema,
-            device=self.device,
+            rate, MUON * rate if muon else None, minutes=self.minutes or minutes, stop_after=self.stop_after,
+            resume=self.resume, ema=ema, device=self.device,
         )
 
 
@@ -107,7 +107,8 @@ def pack(build: Build) -> None:
 def vae(build: Build) -> None:
     s, folder = build.settings, build.folder / "vae"
     recipe = Recipe(s.size, s.concepts)
-    train_vae(build.pack, folder, build.plan(1.5e-3, s.vae_minutes, 0.995), recipe, s.scenes, s.vae_batch)
+    plan = build.plan(1.5e-3, s.vae_minutes, 0.995, muon=False)
+    train_vae(build.pack, folder, plan, recipe, s.scenes, s.vae_batch)
     images = np.stack([scene.image for scene in bank(build.pack, recipe, 16, seed=5)])
     network = trained_vae(folder, "cpu")
     with torch.inference_mode():
@@ -120,7 +121,7 @@ def vae(build: Build) -> None:
 def denoiser(build: Build) -> None:
     s, folder = build.settings, build.folder / "denoiser"
     recipe = Recipe(s.size, s.concepts, counts=DRAWING_COUNTS)
-    plan = replace(build.plan(s.learning_rate, s.denoiser_minutes, 0.998), matrix_rate=MUON * s.learning_rate)
+    plan = build.plan(s.learning_rate, s.denoiser_minutes, 0.998)
     train_denoiser(build.pack, build.folder / "vae", folder, plan, recipe, s.drawing_scenes, s.batch)
     sample_sheet(load_host(folder / "mini.safetensors"), build.folder / "samples.png")
 
@@ -194,7 +195,7 @@ def train_jobs(build: Build, jobs: list[Job]) -> None:
         path = folder / f"{job.name}.safetensors"
         if build.resume and path.is_file():
             continue
-        plan = replace(build.plan(s.decoder_rate, math.inf, 0.995), matrix_rate=MUON * s.decoder_rate)
+        plan = build.plan(s.decoder_rate, math.inf, 0.995)
         if job.long and not path.with_suffix("").exists():
             shutil.copytree(folder / f"{job.kind}-0", path.with_suffix(""))
         if build.minutes is None:

@@ -41,6 +41,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float = 0.01):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        for p in params:
+            self.state[p]["momentum"] = torch.zeros_like(p).reshape(len(p), -1)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -51,8 +53,7 @@ class Muon(torch.optim.Optimizer):
                     shapes.setdefault((len(p), p[0].numel()), []).append(p)
             for shape, alike in shapes.items():
                 gradients = torch.stack([p.grad.reshape(shape) for p in alike])  # [N, rows, columns]
-                momenta = torch.stack([self.state[p].get("momentum", torch.zeros_like(g))
-                                       for p, g in zip(alike, gradients, strict=True)])  # fmt: skip
+                momenta = torch.stack([self.state[p]["momentum"] for p in alike])
                 momenta.lerp_(gradients, 1 - MOMENTUM)
                 updates = orthogonal(gradients.lerp(momenta, MOMENTUM)) * (0.2 * max(shape) ** 0.5)
                 for p, momentum, update in zip(alike, momenta, updates, strict=True):

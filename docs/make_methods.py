@@ -67,11 +67,12 @@ def columns(host, row: Row) -> Iterator[tuple[str, Tensor | None]]:
     image, phrases = row.picture[None], [row.phrase]
     for title, kind in (("LD-ZNet", "ldznet"), ("ZNet", "znet")):
         yield title, Segmenter(host, load_decoder("mini", kind=kind))(image, phrases)[0]
-    found = TrainingFree(host).find(image, phrases)
+    attention = TrainingFree(host)
+    found = attention.find(image, phrases)
     yield "attention", found.masks[0]
     yield "attention, refined", refine(found.masks[0], row.picture, found.reach)
     if row.queries:
-        found = TrainingFree(host).latent(row.z, phrases, queries=row.queries)
+        found = attention.latent(row.z, phrases, queries=row.queries)
     yield "captured, refined", refine(found.masks[0], row.picture, found.reach) if row.queries else None
     yield "noise", TrainingFree(host, "noise").find(image, phrases).masks[0]
 

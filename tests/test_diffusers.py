@@ -1,5 +1,5 @@
-"""diffusers (where installed): its classes and converters hold the bundled checkpoint, which is an ordinary one, and
-our host reads its folders in the layouts of SD 1.x, SD 2.x and SDXL, small and random."""
+"""diffusers (where installed): our host reads its folders in the layouts of SD 1.x, SD 2.x and SDXL, small and random,
+and the miniature as such a folder."""
 
 import json
 import logging
@@ -30,49 +30,6 @@ pytest.importorskip("transformers")
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402
 from diffusers.loaders import single_file_utils as convert  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_host("mini").model
-
-
-@torch.inference_mode()
-def test_the_unet_predicts_the_same(model):
-    sizes = {
-        "block_out_channels": tuple(model.unet.config.model_channels * m for m in model.unet.config.channel_mult),
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "cross_attention_dim": model.unet.config.context_dim,
-        "attention_head_dim": model.unet.config.num_heads,  # what diffusers calls it
-        "layers_per_block": 2,
-    }
-    theirs = UNet2DConditionModel(**sizes).eval()
-    named = {f"model.diffusion_model.{k}": v for k, v in model.unet.state_dict().items()}
-    none = {"class_embed_type": None, "addition_embed_type": None}
-    theirs.load_state_dict(convert.convert_ldm_unet_checkpoint(named, {**sizes, **none}))
-    z, t = torch.randn(2, 4, 16, 16), torch.tensor([400, 10])
-    context = torch.randn(2, 77, model.unet.config.context_dim)
-    assert torch.allclose(theirs(z, t, context).sample, model.unet(z, t, context), atol=1e-4)
-
-
-@torch.inference_mode()
-def test_the_autoencoder_encodes_and_decodes_the_same(model):
-    sizes = {
-        "block_out_channels": (64,) * 4,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "layers_per_block": 0,
-    }
-    theirs = AutoencoderKL(**sizes).eval()
-    named = {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    theirs.load_state_dict(convert.convert_ldm_vae_checkpoint(named, sizes))
-    image, z = torch.rand(1, 3, 128, 128) * 2 - 1, torch.randn(1, 4, 16, 16)
-    assert torch.allclose(theirs.encode(image).latent_dist.mean, model.vae.encode(image), atol=1e-4)
-    assert torch.allclose(theirs.decode(z).sample, model.vae.decode(z), atol=1e-4)
-
-
-# ---- the host ----
 
 FOUR = {
     "block_out_channels": (32, 32, 64, 64),
@@ -426,7 +383,8 @@ def test_names_of_older_folders(host, copied):
 # ---- the bundled miniature in both layouts ----
 
 
-def test_the_miniature_as_a_folder_gives_the_same_masks(model, tmp_path):
+def test_the_miniature_as_a_folder_gives_the_same_masks(tmp_path):
+    model = load_host("mini").model
     sizes = model.unet.config
     widths = tuple(sizes.model_channels * m for m in sizes.channel_mult)
     unet = theirs_of(model.unet, {

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import unicodedata
-import uuid
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import InputError
+from .files import replacing
 
 MAX_PIXELS = 178_000_000  # where Pillow, too, takes a picture for a decompression bomb
 MAX_ASPECT = 8  # beyond it the short side of a working grid has no room for an object
@@ -134,15 +134,9 @@ def write_png(path: str | os.PathLike, image: Image.Image) -> None:
     Raises InputError that names the folder where it cannot be written.
     """
     path = Path(path)
-    # Beside the target, because a file can be renamed in one step only within one file system.
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as unfinished:
             image.save(unfinished, format="PNG")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except OSError as fault:
         reason = fault.strerror or str(fault)
         raise InputError(

@@ -5,7 +5,6 @@ comes from the metadata, with Stable Diffusion's values where there is none.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import InputError
+from .files import replacing
 from .networks.autoencoder import Autoencoder, AutoencoderConfig
 from .networks.text import ClipText, TextConfig
 from .networks.unet import UNet, UNetConfig
@@ -165,6 +165,5 @@ def write(model: LatentDiffusion, path: Path, dtype: torch.dtype = torch.float16
         for part, prefix in PREFIXES.items()
         for name, value in getattr(model, part).state_dict().items()
     }
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, {"ldznet": json.dumps(model.about), "format": "pt"})
-    os.replace(temporary, path)
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, {"ldznet": json.dumps(model.about), "format": "pt"})

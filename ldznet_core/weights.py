@@ -1,7 +1,6 @@
 """Decoder files: safetensors whose metadata says what the decoder is, so that a wrong one is refused by name."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .errors import InputError, first_line
+from .files import replacing
 from .networks.decoder import KINDS, DecoderConfig, MaskDecoder
 from .official import PREFIXES, TEMPLATES, is_archive, read_official
 
@@ -51,21 +51,8 @@ def write_decoder(decoder: MaskDecoder, info: DecoderInfo, path: Path, dtype: to
         "info": json.dumps(asdict(info)),
     }
     tensors = {k: v.to(dtype).contiguous() for k, v in decoder.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's mask for new files, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, metadata)
 
 
 def read_about(path: Path) -> dict:

@@ -7,7 +7,6 @@ import ctypes
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import replacing
 from .muon import Muon, hidden_matrices
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,6 @@ def keep_heap() -> None:
 
 def write_pieces(folder: Path, tensors: Mapping[str, Tensor], about: dict) -> None:
     """Write tensors as `piece-0.safetensors`, ... of at most 15 MiB each, then `about.json`, which makes them valid."""
-    folder.mkdir(parents=True, exist_ok=True)
     pieces: list[dict[str, Tensor]] = [{}]
     room = PIECE_BYTES
     for name, tensor in tensors.items():
@@ -70,11 +69,10 @@ def write_pieces(folder: Path, tensors: Mapping[str, Tensor], about: dict) -> No
         room -= tensor.nbytes
     about = {**about, "pieces": len(pieces), "stamp": time.time_ns()}
     for i, piece in enumerate(pieces):
-        temporary = folder / f"piece-{i}.tmp"
-        save_file(piece, temporary, {"stamp": str(about["stamp"])})
-        os.replace(temporary, folder / f"piece-{i}.safetensors")
-    (folder / "about.tmp").write_text(json.dumps(about, indent=1))
-    os.replace(folder / "about.tmp", folder / "about.json")
+        with replacing(folder / f"piece-{i}.safetensors") as unfinished:
+            save_file(piece, unfinished, {"stamp": str(about["stamp"])})
+    with replacing(folder / "about.json") as unfinished:
+        unfinished.write_text(json.dumps(about, indent=1))
 
 
 def read_pieces(folder: Path) -> tuple[dict[str, Tensor], dict]:

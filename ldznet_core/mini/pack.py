@@ -6,7 +6,6 @@ Where the art comes from is art.py's business.
 import io
 import json
 import logging
-import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..files import replacing
 from .art import (
     OOD_STYLES,
     SIDE,
@@ -162,12 +162,6 @@ def _encode(image: Image.Image, format: str, **options) -> bytes:
 
 def _write_zip(path: Path, files: dict[str, bytes]) -> None:
     """A stored zip with fixed dates (equal inputs give equal bytes), put in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in files.items():
-                archive.writestr(zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0)), data)
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0)), data)

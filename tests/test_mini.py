@@ -13,6 +13,7 @@ from torch import nn
 
 from ldznet_core import InputError, cli, load_decoder, load_host
 from ldznet_core.mini import build, evaluation
+from ldznet_core.mini.decoders import blend
 from ldznet_core.mini.denoiser import weight
 from ldznet_core.mini.drawing import cut_out
 from ldznet_core.mini.loop import PIECE_BYTES, Paused, Plan, read_pieces, train, write_pieces
@@ -120,6 +121,14 @@ def test_recognition_counts_first_and_fifth_guesses():
     images = np.zeros((3, 64, 64, 3), np.uint8)
     found = recognise(lambda x: scores, images, torch.tensor([0, 1, 0]))
     assert (found.top1, found.top5, found.count) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 3)
+
+
+def test_blended_weights_lie_on_the_way_from_first_to_last():
+    first, last = nn.Linear(1, 1), nn.Linear(1, 1)
+    for weights, value in ((first, 1.0), (last, 3.0)):
+        weights.load_state_dict({"weight": torch.full((1, 1), value), "bias": torch.full((1,), -value)})
+    blended = blend(first, last, 0.75).state_dict()
+    assert blended["weight"].item() == 2.5 and blended["bias"].item() == -2.5
 
 
 # ---- the whole pipeline, at a size that trains nothing ----

@@ -24,7 +24,7 @@ from ..networks.decoder import KINDS
 from ..weights import BUNDLED, load_decoder, write_decoder
 from . import evaluation
 from .bank import Recipe, bank
-from .decoders import train_decoder, training_data
+from .decoders import blend, train_decoder, training_data
 from .denoiser import train_denoiser, trained_vae
 from .drawing import draw
 from .loop import Plan
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
 MUON = 5  # its rate over AdamW's: 12 does as well, 1 learns less than AdamW alone
 DRAWING_COUNTS = (0.6, 0.3, 0.1)  # shapes are learnt from single, large things
+BLEND = {"ldznet": 0.75, "znet": 0.5}  # of the long way, as `benchmarks/blend.py` found best
 EVALUATION_SCENES = 150
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4
@@ -167,9 +168,14 @@ class Job:
 
 
 def decoders(build: Build) -> None:
-    """Every kind from every seed, equally long; then the bundled kinds go on from seed 0."""
+    """Every kind from every seed, equally long; then the bundled kinds: on from seed 0, and a part of the way back."""
     run_jobs(build, [Job(kind, seed) for seed in range(build.seeds) for kind in KINDS])
     run_jobs(build, [Job(kind, 0, long=True) for kind in BUNDLED_KINDS])
+    for kind in BUNDLED_KINDS:
+        first, last = (load_decoder(build.folder / "decoders" / f"{kind}-{end}.safetensors") for end in ("0", "long"))
+        training = {**last.info.training, "blend": BLEND[kind]}
+        decoder, info = blend(first, last, BLEND[kind]), replace(last.info, training=training)
+        write_decoder(decoder, info, build.folder / "decoders" / f"{kind}-blend.safetensors")
 
 
 def run_jobs(build: Build, jobs: list[Job]) -> None:
@@ -208,7 +214,7 @@ def evaluate(build: Build) -> None:
     """Score decoders on all sets, in the rows that `ldznet evaluate` prints: those of the comparison in
     `evaluation.json`, those to be bundled in `bundled.json`."""
     host = load_host(build.folder / "denoiser" / "mini.safetensors")
-    for name, pattern in (("evaluation.json", "*-[0-9].safetensors"), ("bundled.json", "*-long.safetensors")):
+    for name, pattern in (("evaluation.json", "*-[0-9].safetensors"), ("bundled.json", "*-blend.safetensors")):
         decoders, rows = evaluation.by_kind(sorted((build.folder / "decoders").glob(pattern))), []
         for row in evaluation.table(host, decoders, build.pack, evaluation.SETS, EVALUATION_SCENES):
             rows.append(row.as_dict())
@@ -227,10 +233,10 @@ def metrics_of(build: Build, kind: str) -> dict:
 
 
 def bundle(build: Build) -> None:
-    """Put the checkpoint, its tokenizer and the longest-trained ZNet and LD-ZNet where `mini` is loaded from."""
+    """Put the checkpoint, its tokenizer and the blended ZNet and LD-ZNet where `mini` is loaded from."""
     sources = {
         "mini.safetensors": build.folder / "denoiser" / "mini.safetensors",
-        **{f"{kind}.safetensors": build.folder / "decoders" / f"{kind}-long.safetensors" for kind in BUNDLED_KINDS},
+        **{f"{kind}.safetensors": build.folder / "decoders" / f"{kind}-blend.safetensors" for kind in BUNDLED_KINDS},
     }
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:

@@ -147,6 +147,17 @@ def train_decoder(
     train(decoder, loss, plan, path.with_suffix(""), report)
 
 
+def blend(first: MaskDecoder, last: MaskDecoder, share: float) -> MaskDecoder:
+    """`last`, with `share` of the way that its weights have gone from `first`, from which it was trained on.
+
+    Long training learns its own sprites by heart; weights on the way there know others better and lose little (Wortsman
+    et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+    """
+    start = first.state_dict()
+    last.load_state_dict({name: start[name].lerp(end, share) for name, end in last.state_dict().items()})
+    return last
+
+
 def training_data(pack: Path, model: LatentDiffusion, scenes: int, device: str = "cpu") -> Phrases:
     recipe = Recipe(model.about["size"], len(model.about["nouns"]), counts=TRAINING_COUNTS)
     return Phrases.of(bank(pack, recipe, scenes, seed=77), model, device)

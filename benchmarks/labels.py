@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from validation import scenes
 
 from ldznet_core import Segmenter, load_decoder, load_host
 from ldznet_core.masks import exclusive
-from ldznet_core.mini.bank import Recipe, draw
 from ldznet_core.training_free import TrainingFree
 
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -36,17 +36,16 @@ def ious(found: np.ndarray, labels: np.ndarray, count: int) -> list[float]:
 
 def main(pack: Path, count: int) -> None:
     host = load_host("mini")
-    recipe = Recipe(host.model.about["size"], len(host.model.about["nouns"]), None, ("train",), ("val",), (0, 0.6, 0.4))
-    scenes = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in draw(pack, recipe, SEED, count)]
+    asked = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in scenes(host, pack, count, SEED)]
     methods = {"ldznet": Segmenter(host, load_decoder("mini"), text="empty"), "attention": TrainingFree(host)}
     print("| background's score |", " | ".join(map(str, SCORES)), "|\n|---|" + "---|" * len(SCORES))
     for name, find in methods.items():
-        masks = [find(image, nouns)[0] for image, nouns, _ in scenes]
+        masks = [find(image, nouns)[0] for image, nouns, _ in asked]
         row = []
         for score in SCORES:
             each = [
                 ious(exclusive(soft, score)[1].numpy(), labels, len(nouns))
-                for soft, (_, nouns, labels) in zip(masks, scenes, strict=True)
+                for soft, (_, nouns, labels) in zip(masks, asked, strict=True)
             ]
             row.append(f"{100 * np.mean(sum(each, [])):.1f}")
         print(f"| {name} |", " | ".join(row), "|")

@@ -1,6 +1,6 @@
 """What the presence of a phrase tells: `python benchmarks/presence.py mini-build/world.zip [scenes]`.
 
-Every noun of the miniature is looked for in every validation scene (those of `sweep_attention.py`). Prints how well
+Every noun of the miniature is looked for in every validation scene (`validation.py`). Prints how well
 presence parts what is there from what is not, and draws the curve of it as docs/pictures/presence.png.
 """
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from sweep_attention import validation
 from torch import Tensor
+from validation import validation
 
 from ldznet_core import load_host
 from ldznet_core.metrics import PhraseMetrics

@@ -11,28 +11,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from validation import validation
 
 from ldznet_core import load_host
 from ldznet_core.attention import cross_attention
-from ldznet_core.mini.bank import Recipe, draw
 from ldznet_core.mini.decoders import Phrases
-from ldznet_core.mini.evaluation import Question, judge, questions
+from ldznet_core.mini.evaluation import Question, judge
 from ldznet_core.mini.predictors import Answers, Asked, Predictor, Undecoded, redrawn
 from ldznet_core.queries import Layer, Plan, Queries, layers, plan
 from ldznet_core.refine import REACH
 from ldznet_core.training_free import SAMPLES, TIMESTEPS, look
 
-SEED = 4242
 T = TIMESTEPS["attention"]
 REACHES = (REACH, 1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16)  # from 1/16 on in positions of the miniature's grid
-
-
-def validation(host, pack: Path, count: int) -> tuple[Phrases, list[Question]]:
-    """Scenes of two and three training sprites on backgrounds that neither training nor a test set has."""
-    about = host.model.about
-    recipe = Recipe(about["size"], len(about["nouns"]), None, ("train",), ("val",), (0.0, 0.6, 0.4))
-    scenes = draw(pack, recipe, SEED, count)
-    return Phrases.of(scenes, host.model), questions(scenes)
 
 
 # ---- what is listened to, in place of one pass under no text over the layers that `plan` chooses ----

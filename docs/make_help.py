@@ -51,9 +51,12 @@ def draw(studio: Studio, caption: str, model=None, **options) -> tuple[dict, Ten
 def of_a_picture(studio: Studio) -> Iterator[tuple[str, Cells]]:
     """Pages of the nodes that are shown on README's picture."""
     image = park()
-    masks, union = NODES["LDZNetSegment"](
-        studio.model, studio.clip, studio.decoder, TEXT, image=image, vae=studio.vae
-    ).args[:2]
+
+    def segment(text: str, decoder=studio.decoder) -> tuple[Tensor, Tensor]:
+        """Masks and their union."""
+        return NODES["LDZNetSegment"](studio.model, studio.clip, decoder, text, image=image, vae=studio.vae).args[:2]
+
+    masks, union = segment(TEXT)
     found = overlay(image[0], masks, WORDS)
     yield "segment", [
         ("overlay", found),
@@ -61,7 +64,7 @@ def of_a_picture(studio: Studio) -> Iterator[tuple[str, Cells]]:
         ("masks, the second: pumpkin", shown(masks[1])),
     ]
     (znet,) = NODES["LDZNetLoadDecoder"]("miniature: znet (bundled)").args
-    by_latent = NODES["LDZNetSegment"](studio.model, studio.clip, znet, TEXT, image=image, vae=studio.vae).args[1]
+    _, by_latent = segment(TEXT, znet)
     yield "loaddecoder", [
         ("image", shown(image)),
         ("miniature: ldznet", shown(union[0])),
@@ -69,7 +72,7 @@ def of_a_picture(studio: Studio) -> Iterator[tuple[str, Cells]]:
     ]
     four = [*WORDS, "dog"]  # which is not there, and marks what is
     text = "|".join(four)
-    masks = NODES["LDZNetSegment"](studio.model, studio.clip, studio.decoder, text, image=image, vae=studio.vae).args[0]
+    masks, _ = segment(text)
     maps, exclusive = NODES["LDZNetLabelMap"](masks, text).args
     yield "labelmap", [
         ("overlay of Segment", overlay(image[0], masks, four)),

@@ -167,15 +167,20 @@ class Job:
         return f"{self.kind}-long" if self.long else f"{self.kind}-{self.seed}"
 
 
+def decoder_file(folder: Path, name: str) -> Path:
+    """Where a build keeps a decoder: `name` is its kind with a seed, `long` or `blend`."""
+    return folder / "decoders" / f"{name}.safetensors"
+
+
 def decoders(build: Build) -> None:
     """Every kind from every seed, equally long; then the bundled kinds: on from seed 0, and a part of the way back."""
     run_jobs(build, [Job(kind, seed) for seed in range(build.seeds) for kind in KINDS])
     run_jobs(build, [Job(kind, 0, long=True) for kind in BUNDLED_KINDS])
     for kind in BUNDLED_KINDS:
-        first, last = (load_decoder(build.folder / "decoders" / f"{kind}-{end}.safetensors") for end in ("0", "long"))
+        first, last = (load_decoder(decoder_file(build.folder, f"{kind}-{end}")) for end in ("0", "long"))
         training = {**last.info.training, "blend": BLEND[kind]}
         decoder, info = blend(first, last, BLEND[kind]), replace(last.info, training=training)
-        write_decoder(decoder, info, build.folder / "decoders" / f"{kind}-blend.safetensors")
+        write_decoder(decoder, info, decoder_file(build.folder, f"{kind}-blend"))
 
 
 def run_jobs(build: Build, jobs: list[Job]) -> None:
@@ -194,16 +199,16 @@ def one_thread() -> None:
 
 
 def train_jobs(build: Build, jobs: list[Job]) -> None:
-    s, folder = build.settings, build.folder / "decoders"
+    s = build.settings
     host = load_host(build.folder / "denoiser" / "mini.safetensors")
     data = training_data(build.pack, host.model, s.scenes)
     for job in jobs:
-        path = folder / f"{job.name}.safetensors"
+        path = decoder_file(build.folder, job.name)
         if build.resume and path.is_file():
             continue
         plan = build.plan(s.decoder_rate, math.inf, 0.995)
         if job.long and not path.with_suffix("").exists():
-            shutil.copytree(folder / f"{job.kind}-0", path.with_suffix(""))
+            shutil.copytree(decoder_file(build.folder, f"{job.kind}-0").with_suffix(""), path.with_suffix(""))
         if build.minutes is None:
             plan = replace(plan, steps=s.long_steps if job.long else s.decoder_steps)
         train_decoder(job.kind, job.seed, host.model, data, path, replace(plan, resume=plan.resume or job.long),
@@ -236,7 +241,7 @@ def bundle(build: Build) -> None:
     """Put the checkpoint, its tokenizer and the blended ZNet and LD-ZNet where `mini` is loaded from."""
     sources = {
         "mini.safetensors": build.folder / "denoiser" / "mini.safetensors",
-        **{f"{kind}.safetensors": build.folder / "decoders" / f"{kind}-blend.safetensors" for kind in BUNDLED_KINDS},
+        **{f"{kind}.safetensors": decoder_file(build.folder, f"{kind}-blend") for kind in BUNDLED_KINDS},
     }
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:

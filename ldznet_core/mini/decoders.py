@@ -4,6 +4,7 @@ Most scenes hold two or three things, so that only the words can tell which is m
 is not there, so that an empty mask is an answer.
 """
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,14 +149,14 @@ def train_decoder(
 
 
 def blend(first: MaskDecoder, last: MaskDecoder, share: float) -> MaskDecoder:
-    """`last`, with `share` of the way that its weights have gone from `first`, from which it was trained on.
+    """A decoder `share` of the way from `first` to `last`, which was trained on from it.
 
     Long training learns its own sprites by heart; weights on the way there know others better and lose little (Wortsman
     et al., Robust fine-tuning of zero-shot models, CVPR 2022).
     """
-    start = first.state_dict()
-    last.load_state_dict({name: start[name].lerp(end, share) for name, end in last.state_dict().items()})
-    return last
+    start, blended = first.state_dict(), copy.deepcopy(last)
+    blended.load_state_dict({name: start[name].lerp(end, share) for name, end in last.state_dict().items()})
+    return blended
 
 
 def training_data(pack: Path, model: LatentDiffusion, scenes: int, device: str = "cpu") -> Phrases:

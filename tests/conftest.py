@@ -57,6 +57,12 @@ def here(made, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def as_comfyui_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine():
     """A real ComfyUI engine in this process, on the CPU."""

@@ -15,11 +15,7 @@ from test_comfy_nodes import is_mask
 PHRASES = "panda\npumpkin"
 EIGHT = "panda | pumpkin | cat | red apple | a very small star | bus | grass | ladybug"
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture

@@ -11,11 +11,7 @@ from studio import hooks
 POOLED, VECTOR = 1280, 2816  # ComfyUI makes SDXL's vector itself: these are as large as in the real one
 WIDTH = 64  # of texts
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 def load(engine, family: str, prediction: str, unet):

@@ -11,11 +11,7 @@ from ldznet_core import load_host
 
 TAPS = ("input_blocks.8", "middle_block", "output_blocks.3", "output_blocks.4", "output_blocks.5")
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture(scope="module")

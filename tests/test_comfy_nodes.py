@@ -11,11 +11,7 @@ from studio import centre, hooks, park
 
 PHRASES = "panda\npumpkin"
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 @pytest.fixture

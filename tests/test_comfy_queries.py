@@ -5,11 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-
-@pytest.fixture(autouse=True)
-def as_comfyui_runs_nodes():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 
 
 def noting(mini, chosen):

@@ -1,4 +1,4 @@
-"""Run once by ComfyUI-Manager and similar installers; running it again does no harm.
+"""Run once by ComfyUI-Manager and similar installers, and by WebUIs at every start; running it again does no harm.
 
 Makes `models/ldznet`, checks that the bundled weights arrived whole, and says what to do next. Standard library only:
 nothing is downloaded and no package is installed.
@@ -15,11 +15,14 @@ WEIGHTS = HERE / "ldznet_core" / "mini" / "weights"
 FOLDER = "ldznet"
 
 
-def comfyui_folder(here: Path = HERE) -> Path | None:
-    """The ComfyUI that this folder is installed in: named by COMFYUI_PATH, or two levels up."""
+PLACES = {"custom_nodes": "ComfyUI", "extensions": "the WebUI"}  # folders that extensions live in, and whose they are
+
+
+def program_folder(here: Path = HERE) -> Path | None:
+    """The ComfyUI or WebUI that this folder is installed in: named by COMFYUI_PATH, or two levels up."""
     named = os.environ.get("COMFYUI_PATH")
     above = here.parents[1] if len(here.parents) > 1 else None
-    for folder in (Path(named) if named else None, above if here.parent.name == "custom_nodes" else None):
+    for folder in (Path(named) if named else None, above if here.parent.name in PLACES else None):
         if folder and folder.is_dir():
             return folder
     return None
@@ -38,22 +41,28 @@ def damaged(weights: Path = WEIGHTS) -> list[str]:
 def main(here: Path = HERE, weights: Path = WEIGHTS) -> int:
     """Returns the exit status: 0 where all is well, 1 where the bundled weights are damaged."""
     say = sys.stdout.write
-    comfyui = comfyui_folder(here)
-    if comfyui:
+    program = program_folder(here)
+    if program:
         try:
-            (comfyui / "models" / FOLDER).mkdir(parents=True, exist_ok=True)
-            say(f"LD-ZNet Masks: decoders go into {comfyui / 'models' / FOLDER}\n")
+            (program / "models" / FOLDER).mkdir(parents=True, exist_ok=True)
+            say(f"LD-ZNet Masks: decoders go into {program / 'models' / FOLDER}\n")
         except OSError as fault:
             say(f"LD-ZNet Masks: make the folder models/{FOLDER} yourself, it cannot be written ({fault.strerror})\n")
     else:
-        say(f"LD-ZNet Masks: not inside ComfyUI's custom_nodes, so no models/{FOLDER} was made\n")
+        say(
+            "LD-ZNet Masks: neither inside ComfyUI's custom_nodes nor a WebUI's extensions, so no models/"
+            f"{FOLDER} was made\n"
+        )
     if bad := damaged(weights):
         say(f"LD-ZNet Masks: {', '.join(bad)} did not arrive whole: delete this folder and install it again\n")
         return 1
-    say(
-        "LD-ZNet Masks: ready. Restart ComfyUI and open a workflow of this extension under Templates; "
-        "the one called miniature_... runs as it is\n"
-    )
+    if PLACES.get(here.parent.name) == "the WebUI":
+        say("LD-ZNet Masks: ready: the tab Words to masks, and an accordion in txt2img and img2img\n")
+    else:
+        say(
+            "LD-ZNet Masks: ready. Restart ComfyUI and open a workflow of this extension under Templates; "
+            "the one called miniature_... runs as it is\n"
+        )
     return 0
 
 

@@ -18,26 +18,27 @@ from types import SimpleNamespace
 
 import torch
 
-from ldznet_core import load_host
-from ldznet_core.attention import evidence, masks_of, words_won
-from ldznet_core.features import Text
-from ldznet_core.hosts.ldm import LDMHost
-from ldznet_core.ldm import LatentDiffusion
+from ldznet_core import load_backbone
+from ldznet_core.backbones.families.unet import plan
+from ldznet_core.backbones.queries import Queries
+from ldznet_core.backbones.recording import Text
+from ldznet_core.backbones.torch_ldm import LDMBackbone
+from ldznet_core.checkpoints.ldm import LatentDiffusion
+from ldznet_core.checkpoints.tokenizer import LENGTH
+from ldznet_core.networks.schedule import Schedule
 from ldznet_core.networks.text import ClipText, TextConfig
 from ldznet_core.networks.unet import UNet, UNetConfig
-from ldznet_core.queries import Queries, plan
-from ldznet_core.schedule import Schedule
-from ldznet_core.tokenizer import LENGTH
-from ldznet_core.training_free import NOISE_GRID, NOISES, TIMESTEPS, TrainingFree, look
+from ldznet_core.segment.attention import NOISE_GRID, NOISES, AttentionSegmenter, read_queries
+from ldznet_core.segment.attention_maps import evidence, masks_of, phrase_attention
 
 MB = 1e6
 PHRASES = ("cat", "dog", "frog", "panda", "fish", "apple", "bus", "star")
-T = TIMESTEPS["attention"]
+T = AttentionSegmenter.timestep
 MINI_ROUNDS = 30
 
 
-class RandomHost(LDMHost):
-    """A host of SD 1.5's sizes with random weights, for which every phrase is one random token."""
+class RandomHost(LDMBackbone):
+    """A backbone of SD 1.5's sizes with random weights, for which every phrase is one random token."""
 
     def __init__(self):
         torch.manual_seed(0)
@@ -64,9 +65,9 @@ def interleaved(first: Callable, second: Callable, rounds: int) -> tuple[float, 
     return median(times[first]), median(times[second])
 
 
-def phrases_cost(name: str, host, side: int, rounds: int) -> None:
-    find, z = TrainingFree(host), torch.randn(1, 4, side, side)
-    one, all_ = interleaved(lambda: find.latent(z, PHRASES[:1]), lambda: find.latent(z, PHRASES), rounds)
+def phrases_cost(name: str, backbone, side: int, rounds: int) -> None:
+    predict, z = AttentionSegmenter(backbone).predict_latent, torch.randn(1, 4, side, side)
+    one, all_ = interleaved(lambda: predict(z, PHRASES[:1]), lambda: predict(z, PHRASES), rounds)
     print(f"{name}: one phrase {one:.3f} s, {len(PHRASES)} phrases {all_:.3f} s, ratio {all_ / one:.2f} "
           f"(medians of {rounds})", flush=True)
 
@@ -76,10 +77,14 @@ def kept(queries: Queries) -> int:
     return 2 * sum(q.numel() for q in (*queries.cross, *(queries.own or ())))
 
 
+def predict(backbone, z: torch.Tensor, spread: str) -> None:
+    AttentionSegmenter(backbone, spread=spread).predict_latent(z, PHRASES)
+
+
 WORK = {
-    "plain pass of the UNet": lambda host, z: host.denoise(z, host.embed([""]), timestep=T),
-    "attention, not spread": lambda host, z: TrainingFree(host, spread="none").latent(z, PHRASES),
-    "attention, spread as objects": lambda host, z: TrainingFree(host, spread="objects").latent(z, PHRASES),
+    "plain pass of the UNet": lambda backbone, z: backbone.denoise(z, backbone.embed([""]), timestep=T),
+    "attention, not spread": lambda backbone, z: predict(backbone, z, "none"),
+    "attention, spread as objects": lambda backbone, z: predict(backbone, z, "objects"),
 }
 
 
@@ -99,11 +104,11 @@ def arithmetic() -> int:
     keys = [(torch.randn(phrases, 3, config.model_channels * config.channel_mult[layer.level]),
              torch.ones(phrases, 3, dtype=torch.bool)) for layer in chosen.layers]
     one, noise = queries(1, 64), queries(NOISES, NOISE_GRID)
-    finder = TrainingFree(SimpleNamespace(unet_config=config), spread="objects")
+    finder = AttentionSegmenter(SimpleNamespace(unet_config=config), spread="objects")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = most_resident()
-    found = evidence(words_won(one, keys, config), words_won(noise, keys, config), one)
-    finder.run_along(masks_of(found)[0], one)
+    found = evidence(phrase_attention(one, keys, config), phrase_attention(noise, keys, config), one)
+    finder.spread_out(masks_of(found)[0], one)
     return most_resident() - before
 
 
@@ -120,12 +125,13 @@ def fresh(*arguments: str) -> int:
 
 
 def main(rounds: int) -> None:
-    phrases_cost("miniature, 128 px", load_host("mini"), 16, MINI_ROUNDS)
-    host = RandomHost()
-    phrases_cost("SD 1.5's sizes, 512 px", host, 64, rounds)
-    one = look(host, torch.randn(1, 4, 64, 64), host.embed([""]), plan(host.unet_config, 64, 64), T, 0)
+    phrases_cost("miniature, 128 px", load_backbone("mini"), 16, MINI_ROUNDS)
+    backbone = RandomHost()
+    phrases_cost("SD 1.5's sizes, 512 px", backbone, 64, rounds)
+    z, empty, layers = torch.randn(1, 4, 64, 64), backbone.embed([""]), plan(backbone.unet_config, 64, 64)
+    one = read_queries(backbone, z, empty, layers, T, 0)
     print(f"queries kept of one image at 512 px, in 16 bits: {kept(one) / MB:.1f} MB")
-    del host, one
+    del backbone, one
     peaks = {name: fresh("--peak", name) for name in WORK}
     plain = peaks["plain pass of the UNet"]
     for name, most in peaks.items():

@@ -10,27 +10,27 @@ from pathlib import Path
 
 from validation import validation
 
-from ldznet_core import load_decoder, load_host
-from ldznet_core.mini.build import BUNDLED_KINDS, decoder_file
+from ldznet_core import load_backbone, load_decoder
+from ldznet_core.evaluation.predictors import Decoded
+from ldznet_core.evaluation.tables import score
+from ldznet_core.mini.build import BUNDLED_KINDS, LIGHT, decoder_file
 from ldznet_core.mini.decoders import blend
-from ldznet_core.mini.evaluation import score
-from ldznet_core.mini.predictors import Decoded
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEED = 2323
 
 
 def main(folder: Path, count: int) -> None:
-    host = load_host(folder / "denoiser" / "mini.safetensors")
-    sets = {sprites: validation(host, folder / "world.zip", count, SEED, sprites) for sprites in ("train", "val")}
+    backbone = load_backbone(folder / "denoiser" / "mini.safetensors")
+    sets = {sprites: validation(backbone, folder / "world.zip", count, SEED, sprites) for sprites in ("train", "val")}
     print("| decoder | share | " + " | ".join(f"{name} sprites: mIoU | absent: area" for name in sets) + " |")
     print("|---" * (2 + 2 * len(sets)) + "|")
-    for kind in BUNDLED_KINDS:
+    for kind in (*BUNDLED_KINDS, LIGHT):
         first, last = (load_decoder(decoder_file(folder, f"{kind}-{end}")) for end in ("0", "long"))
         for share in SHARES:
             decoder, cells = blend(first, last, share), []
-            for data, asked in sets.values():
-                (result,) = score(host, Decoded(decoder), data, asked)
+            for dataset in sets.values():
+                (result,) = score(backbone, Decoded(decoder), dataset)
                 cells += [f"{100 * result.scores.miou:.1f}", f"{100 * result.false_area:.1f}"]
             print(f"| {kind} | {share} | " + " | ".join(cells) + " |", flush=True)
 

@@ -11,26 +11,26 @@ from time import perf_counter
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import engine
 
 STEPS = 20
 
 
 def main(rounds: int) -> None:
-    host = engine.start()
-    assert host, "no ComfyUI engine: set COMFYUI_PATH, or install it as the README says for the tests"
+    backbone = engine.start()
+    assert backbone, "no ComfyUI engine: set COMFYUI_PATH, or install it as the README says for the tests"
     nodes = engine.node_classes(engine.load_pack())
     with torch.inference_mode():
         model, clip, vae, decoder = nodes["LDZNetLoadMini"].execute().args
         watched, capture = nodes["LDZNetCapture"].execute(model).args
-        encode = host.nodes.CLIPTextEncode().encode
+        encode = backbone.nodes.CLIPTextEncode().encode
         prompts = [encode(clip, text)[0] for text in ("a pumpkin on a blue background", "")]
         blank = {"samples": torch.zeros(1, 4, 16, 16)}
 
         def seconds(which) -> float:
             start = perf_counter()
-            host.nodes.KSampler().sample(which, 0, STEPS, 3.0, "euler", "normal", *prompts, blank, 1.0)
+            backbone.nodes.KSampler().sample(which, 0, STEPS, 3.0, "euler", "normal", *prompts, blank, 1.0)
             return perf_counter() - start
 
         for which in (model, watched):  # the first run of each pays for loading

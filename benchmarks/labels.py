@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from validation import scenes
 
-from ldznet_core import Segmenter, load_decoder, load_host
-from ldznet_core.masks import exclusive
-from ldznet_core.training_free import TrainingFree
+from ldznet_core import Segmenter, load_backbone, load_decoder
+from ldznet_core.segment.attention import AttentionSegmenter
+from ldznet_core.segment.postprocess import exclusive
 
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SEED = 777
@@ -35,9 +35,9 @@ def ious(found: np.ndarray, labels: np.ndarray, count: int) -> list[float]:
 
 
 def main(pack: Path, count: int) -> None:
-    host = load_host("mini")
-    asked = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in scenes(host, pack, count, SEED)]
-    methods = {"ldznet": Segmenter(host, load_decoder("mini"), text="empty"), "attention": TrainingFree(host)}
+    backbone = load_backbone("mini")
+    asked = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in scenes(backbone, pack, count, SEED)]
+    methods = {"ldznet": Segmenter(backbone, load_decoder("mini"), "empty"), "attention": AttentionSegmenter(backbone)}
     print("| background's score |", " | ".join(map(str, SCORES)), "|\n|---|" + "---|" * len(SCORES))
     for name, find in methods.items():
         masks = [find(image, nouns)[0] for image, nouns, _ in asked]

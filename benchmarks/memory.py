@@ -7,9 +7,12 @@ from pathlib import Path
 import psutil
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import engine
-from studio import park
+
+from ldznet_core.imaging.images import read_image, to_tensor
+
+PICTURE = engine.ROOT / "docs" / "pictures" / "park.png"
 
 
 def main(runs: int) -> None:
@@ -17,8 +20,9 @@ def main(runs: int) -> None:
     nodes, process = engine.node_classes(engine.load_pack()), psutil.Process(os.getpid())
     with torch.inference_mode():
         model, clip, vae, decoder = nodes["LDZNetLoadMini"].execute().args
+        image = to_tensor(read_image(PICTURE))
         for run in range(1, runs + 1):
-            nodes["LDZNetSegment"].execute(model, clip, decoder, "panda | pumpkin", image=park(), vae=vae)
+            nodes["LDZNetSegment"].execute(model, clip, decoder, "panda | pumpkin", image=image, vae=vae)
             if run == 1 or run % 10 == 0:
                 print(f"run {run:4d}: {process.memory_info().rss / 2**20:.1f} MiB resident")
 

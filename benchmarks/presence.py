@@ -12,9 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from validation import validation
 
-from ldznet_core import load_host
-from ldznet_core.metrics import PhraseMetrics
-from ldznet_core.training_free import PRESENT, TrainingFree
+from ldznet_core import load_backbone
+from ldznet_core.evaluation.batches import by_picture
+from ldznet_core.evaluation.metrics import PhraseMetrics
+from ldznet_core.segment.attention import AttentionSegmenter
+from ldznet_core.segment.base import PRESENT
+from ldznet_core.segment.examples import latents_of
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "presence.png"
 LEAST = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
@@ -62,28 +65,30 @@ def chart(there: Tensor, not_there: Tensor, area: float) -> Image.Image:
 
 
 def main(pack: Path, count: int) -> None:
-    host = load_host("mini")
-    nouns = host.model.about["nouns"]
-    data, asked = validation(host, pack, count)
-    finder, presence, areas, masks = TrainingFree(host), [], [], {}
-    for scene in range(count):  # masks of all nouns in all scenes would be 0.3 GB
-        found = finder.latent(data.z[scene : scene + 1], nouns)
+    backbone = load_backbone("mini")
+    nouns = backbone.model.about["nouns"]
+    pictures = list(by_picture(validation(backbone, pack, count)))
+    finder, presence, areas, masks = AttentionSegmenter(backbone), [], [], {}
+    present = [[e for e in picture if e.mask.any()] for picture in pictures]
+    for here in present:  # masks of all nouns in all scenes would be 0.3 GB
+        found = finder.predict_latent(latents_of(backbone, here[:1]).cpu(), nouns)
         presence.append(found.presence[0])
         areas.append((found.masks[0] > 0.5).float().mean((1, 2)))
-        masks |= {(scene, noun): found.masks[0, nouns.index(noun)] for noun in data.present[scene]}
+        masks |= {(e.picture, e.phrase): found.masks[0, nouns.index(e.phrase)] for e in here}
     presence, areas = torch.stack(presence), torch.stack(areas)  # [scenes, nouns]
-    is_there = torch.tensor([[noun in present for noun in nouns] for present in data.present])
+    is_there = torch.tensor([[noun in {e.phrase for e in here} for noun in nouns] for here in present])
     there, not_there = presence[is_there], presence[~is_there]
     # A random present phrase against a random absent one.
     area = float((there[:, None] > not_there[None]).float().mean())
     print(f"{count} scenes, {len(there)} present phrases, {len(not_there)} absent ones")
     print(f"area under the curve: {area:.3f}\n")
     print("| least presence | present kept | absent kept | absent: area | mIoU |\n|---|---|---|---|---|")
-    truth = torch.stack([torch.from_numpy(q.mask) for q in asked])
+    asked = [e for here in present for e in here]
+    truth = torch.stack([torch.from_numpy(e.mask) for e in asked])
     for least in LEAST:
         metrics = PhraseMetrics()
         metrics.update(torch.stack([
-            masks[q.scene, q.noun] * (presence[q.scene, nouns.index(q.noun)] >= least) for q in asked
+            masks[e.picture, e.phrase] * (presence[int(e.picture), nouns.index(e.phrase)] >= least) for e in asked
         ]), truth)
         left = areas[~is_there] * (not_there >= least)
         shares = ((there >= least).float().mean(), (not_there >= least).float().mean(), left.mean())

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from ldznet_core import Segmenter, load_decoder, load_host
-from ldznet_core.mini.bank import Recipe, draw
-from ldznet_core.mini.evaluation import questions
-from ldznet_core.refine import refine
+from ldznet_core import Segmenter, load_backbone, load_decoder
+from ldznet_core.mini.bank import Recipe, compose_scenes
+from ldznet_core.mini.evaluation import examples
+from ldznet_core.segment.guided_filter import refine
 
 SPLITS = {"seen styles": ("train",), "unseen sprites": ("test",), "unseen styles": ("ood",)}
 SIZE, SEED, BAND, TOLERANCE = 256, 123, 8, 3
@@ -42,17 +42,17 @@ def scores(found: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
 
 
 def main(pack: Path, count: int) -> None:
-    host = load_host("mini")
-    segment, nouns = Segmenter(host, load_decoder("mini")), len(host.model.about["nouns"])
+    backbone = load_backbone("mini")
+    segment, nouns = Segmenter(backbone, load_decoder("mini")), len(backbone.model.about["nouns"])
     for name, splits in SPLITS.items():
-        scenes = draw(pack, Recipe(SIZE, nouns, None, splits, ("test",), (0.0, 0.6, 0.4)), SEED, count)
-        asked, before, after = questions(scenes), [], []
-        for i, scene in enumerate(scenes):
+        scenes = compose_scenes(pack, Recipe(SIZE, nouns, None, splits, ("test",), (0.0, 0.6, 0.4)), SEED, count)
+        before, after = [], []
+        for scene in scenes:
             image = torch.from_numpy(scene.image.astype(np.float32) / 255)
-            here = [q for q in asked if q.scene == i]
-            masks = segment(image[None], [q.noun for q in here])[0]
+            here = examples([scene])
+            masks = segment(image[None], [e.phrase for e in here])[0]
             for results, soft in ((before, masks), (after, refine(masks, image))):
-                results += [scores(one.numpy() > 0.5, q.mask) for one, q in zip(soft, here, strict=True)]
+                results += [scores(one.numpy() > 0.5, e.mask) for one, e in zip(soft, here, strict=True)]
         old, new = (", ".join(f"{value:.1f}" for value in np.mean(x, axis=0)) for x in (before, after))
         print(f"{name} ({len(before)} masks): mIoU, edge IoU, boundary F  {old}  ->  {new}")
     large = torch.rand(4096, 4096, 3)

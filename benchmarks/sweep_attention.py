@@ -11,45 +11,49 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from validation import validation
 
-from ldznet_core import load_host
-from ldznet_core.attention import cross_attention
-from ldznet_core.mini.decoders import Phrases
-from ldznet_core.mini.evaluation import Question, judge
-from ldznet_core.mini.predictors import Answers, Asked, Predictor, Undecoded, redrawn
-from ldznet_core.queries import Layer, Plan, Queries, layers, plan
-from ldznet_core.refine import REACH
-from ldznet_core.training_free import SAMPLES, TIMESTEPS, look
+from ldznet_core import load_backbone
+from ldznet_core.backbones.families.unet import layers, plan
+from ldznet_core.backbones.queries import Layer, Plan, Queries
+from ldznet_core.evaluation.batches import Batch, batches
+from ldznet_core.evaluation.metrics import Scores
+from ldznet_core.evaluation.predictors import Answers, Predictor, Undecoded
+from ldznet_core.evaluation.tables import Tally
+from ldznet_core.mini.evaluation import redrawn
+from ldznet_core.segment.attention import read_queries
+from ldznet_core.segment.attention_maps import cross_attention
+from ldznet_core.segment.guided_filter import REACH
+from ldznet_core.segment.methods import METHODS
 
-T = TIMESTEPS["attention"]
+T = METHODS["attention"].timestep
 REACHES = (REACH, 1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16)  # from 1/16 on in positions of the miniature's grid
 
 
-# ---- what is listened to, in place of one pass under no text over the layers that `plan` chooses ----
+# ---- other queries than those of one pass under no text, in the layers that `plan` chooses ----
 
 
-def through(chosen: Plan, host, data: Phrases, scenes: list[int]) -> Queries:
+def through(chosen: Plan, backbone, z: Tensor, captions: list[str]) -> Queries:
     """One pass over other layers."""
-    return look(host, data.z[scenes], host.embed([""]), chosen, T, 0)
+    return read_queries(backbone, z, backbone.embed([""]), chosen, T, 0)
 
 
-def captioned(host, data: Phrases, scenes: list[int]) -> Queries:
+def captioned(backbone, z: Tensor, captions: list[str]) -> Queries:
     """One pass under each scene's caption."""
-    z = data.z[scenes]
-    return look(host, z, host.embed([data.captions[i] for i in scenes]), plan(host.unet_config, *z.shape[-2:]), T, 0)
+    return read_queries(backbone, z, backbone.embed(captions), plan(backbone.unet_config, *z.shape[-2:]), T, 0)
 
 
 @torch.inference_mode()
-def alone(host, data: Phrases, asked: Asked) -> Answers:
+def alone(backbone, batch: Batch) -> Answers:
     """What a phrase's words win from its own start, end and padding, as in the model's own passes, stretched from
     minimum to maximum."""
-    empty, masks, size = host.embed([""]), [], data.images.shape[1:3]
-    for scene, phrase in asked:
-        z, text = data.z[scene : scene + 1], host.embed([phrase])
-        queries = look(host, z, empty, plan(host.unet_config, *z.shape[-2:]), T, 0)
-        keys = host.project(text.context, queries.plan.keys(host.transformer))
-        heads, words = host.unet_config.num_heads, slice(1, 1 + text.lengths[0])
+    empty, masks, size = backbone.embed([""]), [], batch.examples[0].mask.shape
+    for row, example in zip(batch.rows, batch.examples, strict=True):
+        z, text = batch.z[row : row + 1], backbone.embed([example.phrase])
+        queries = read_queries(backbone, z, empty, plan(backbone.unet_config, *z.shape[-2:]), T, 0)
+        keys = backbone.project(text.context, queries.plan.keys(backbone.transformer))
+        heads, words = backbone.unet_config.num_heads, slice(1, 1 + text.lengths[0])
         won = sum(cross_attention(q, k, heads)[..., words].sum(-1) for q, k in zip(queries.cross, keys, strict=True))
         won = (won - won.min()) / (won.max() - won.min())  # [1, 1, n]: the miniature is read on one grid only
         small = won.unflatten(-1, queries.shape(queries.plan.layers[0].level))
@@ -81,16 +85,16 @@ def attention_variants(config) -> Iterator[tuple[str, Predictor]]:
         yield f"t = {timestep}", Undecoded(timestep=timestep)
     yield "mean of 4 noises", Undecoded(samples=4)
     for name, chosen in layer_sets(config):
-        yield name, Undecoded(listen=partial(through, chosen))
+        yield name, Undecoded(capture=partial(through, chosen))
     for spread in ("stuff", "objects"):
         yield f"spread as {spread}", Undecoded(spread=spread)
     yield "words against their own start, end and padding", alone
-    yield "under the caption", Undecoded(listen=captioned)
-    yield "captured while drawing anew", Undecoded(listen=redrawn)
+    yield "under the caption", Undecoded(capture=captioned)
+    yield "captured while drawing anew", Undecoded(capture=redrawn)
 
 
 def noise_variants() -> Iterator[tuple[str, Predictor]]:
-    yield f"as it is: t = {TIMESTEPS['noise']}, mean of {SAMPLES['noise']} noises", Undecoded("noise")
+    yield f"as it is: t = {METHODS['noise'].timestep}, mean of {METHODS['noise'].samples} noises", Undecoded("noise")
     for timestep in (200, 300, 500, 600, 700):
         yield f"t = {timestep}", Undecoded("noise", timestep=timestep)
     for samples in (1, 2):
@@ -99,29 +103,31 @@ def noise_variants() -> Iterator[tuple[str, Predictor]]:
 
 @dataclass(frozen=True)
 class Bench:
-    """The scenes and what is asked of them."""
+    """The scenes, encoded, and what is asked of them."""
 
-    host: object
-    data: Phrases
-    asked: list[Question]
+    backbone: object
+    batches: list[Batch]
 
-    @property
-    def pairs(self) -> Asked:
-        return [(q.scene, q.noun) for q in self.asked]
+    def answers(self, predictor: Predictor) -> list[Answers]:
+        return [predictor(self.backbone, batch) for batch in self.batches]
 
-    def answers(self, predictor: Predictor) -> Answers:
-        return predictor(self.host, self.data, self.pairs)
+    def scores(self, answers: list[Answers]) -> Scores:
+        tally = Tally()
+        for batch, part in zip(self.batches, answers, strict=True):
+            tally.add(batch, part)
+        return tally.result().scores
 
-    def row(self, name: str, answers: Answers) -> str:
+    def row(self, name: str, answers: list[Answers]) -> str:
         """mIoU, IoU_FG, AP and IoU at 0.5, in percent."""
-        scores = judge(answers, self.asked).scores
+        scores = self.scores(answers)
         values = (scores.miou, scores.iou_fg, scores.ap, scores.iou_at_default)
         return f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |"
 
-    def reaches(self, name: str, answers: Answers) -> str:
+    def reaches(self, name: str, answers: list[Answers]) -> str:
         """mIoU by the reach of the edge step."""
-        refined = (replace(answers, reach=reach).refined(self.data, self.pairs) for reach in REACHES)
-        return f"| {name} | " + " | ".join(f"{100 * judge(r, self.asked).scores.miou:.1f}" for r in refined) + " |"
+        pairs = list(zip(self.batches, answers, strict=True))
+        refined = ([replace(part, reach=reach).refined(batch) for batch, part in pairs] for reach in REACHES)
+        return f"| {name} | " + " | ".join(f"{100 * self.scores(r).miou:.1f}" for r in refined) + " |"
 
 
 def show(*lines: str) -> None:
@@ -129,11 +135,12 @@ def show(*lines: str) -> None:
 
 
 def main(pack: Path, count: int) -> None:
-    host = load_host("mini")
-    bench = Bench(host, *validation(host, pack, count))
+    backbone = load_backbone("mini")
+    dataset = [e for e in validation(backbone, pack, count) if e.mask.any()]
+    bench = Bench(backbone, list(batches(dataset, backbone)))
     head = ("mIoU | IoU_FG | AP | IoU at 0.5 |", "|---|---|---|---|---|")
-    show(f"{count} scenes, {len(bench.asked)} phrases", "", f"| attention | {head[0]}", head[1])
-    for name, predictor in attention_variants(host.unet_config):
+    show(f"{count} scenes, {len(dataset)} phrases", "", f"| attention | {head[0]}", head[1])
+    for name, predictor in attention_variants(backbone.unet_config):
         show(bench.row(name, bench.answers(predictor)))
     show("", f"| noise | {head[0]}", head[1])
     for name, predictor in noise_variants():

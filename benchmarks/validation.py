@@ -2,21 +2,19 @@
 
 from pathlib import Path
 
-from ldznet_core.mini.bank import Recipe, draw
-from ldznet_core.mini.decoders import Phrases
-from ldznet_core.mini.evaluation import COUNTS, Question, questions
+from ldznet_core.data.base import Example
+from ldznet_core.mini.bank import Recipe, compose_scenes
+from ldznet_core.mini.evaluation import COUNTS, examples
 from ldznet_core.mini.world import Scene
 
 
-def scenes(host, pack: Path, count: int, seed: int, sprites: str = "train") -> list[Scene]:
-    """Scenes of two and three sprites of a split, composed at the host's size from its nouns."""
-    about = host.model.about
-    return draw(pack, Recipe(about["size"], len(about["nouns"]), None, (sprites,), ("val",), COUNTS), seed, count)
+def scenes(backbone, pack: Path, count: int, seed: int = 4242, sprites: str = "train") -> list[Scene]:
+    """Scenes of two and three sprites of a split, composed at the backbone's size from its nouns."""
+    about = backbone.model.about
+    recipe = Recipe(about["size"], len(about["nouns"]), None, (sprites,), ("val",), COUNTS)
+    return compose_scenes(pack, recipe, seed, count)
 
 
-def validation(
-    host, pack: Path, count: int, seed: int = 4242, sprites: str = "train"
-) -> tuple[Phrases, list[Question]]:
-    """Such scenes, encoded, and a question for every noun in them."""
-    chosen = scenes(host, pack, count, seed, sprites)
-    return Phrases.of(chosen, host.model), questions(chosen)
+def validation(backbone, pack: Path, count: int, seed: int = 4242, sprites: str = "train") -> list[Example]:
+    """An example for every noun in such scenes, and some for nouns that are not there."""
+    return examples(scenes(backbone, pack, count, seed, sprites), backbone.model.about["nouns"])

@@ -1,12 +1,18 @@
 """LD-ZNet Masks: words to masks with the latent diffusion model that is already loaded.
 
-    from ldznet_core import load_host, load_decoder, Segmenter
-    masks = Segmenter(load_host("mini"), load_decoder("mini"))(image, ["cat", "red apple"])
+    from ldznet_core import load_backbone, load_decoder, Segmenter
+    masks = Segmenter(load_backbone("mini"), load_decoder("mini"))(image, ["cat", "red apple"])
 """
 
 from importlib import import_module
 
-_HOMES = {"InputError": "errors", "Segmenter": "segmenter", "load_decoder": "weights", "load_host": "hosts"}
+_HOMES = {
+    "InputError": "errors",
+    "Segmenter": "segment.decoder",
+    "load_backbone": "backbones.load",
+    "load_decoder": "decoders.files",
+    "load_host": "backbones.load",  # the name that load_backbone had before
+}
 __all__ = list(_HOMES)
 
 

@@ -11,20 +11,24 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 
-from .errors import InputError
+from .errors import BAD_INPUT, DONE, FAULT, INTERRUPTED, InputError, brief, is_disk_full, is_out_of_memory, why
 
 COMMANDS = {
     "segment": "find what words name in pictures, and write masks",
     "generate": "draw a picture and take masks from the drawing itself",
-    "evaluate": "measure a decoder, as the paper's tables do",
+    "train": "train a decoder for a model, on public data or your own masks",
+    "distil": "train a decoder for a model on what the model draws itself, without any data",
+    "evaluate": "score masks on any data, beside the paper's tables",
+    "sweep": "measure which blocks and timesteps of a model know where a phrase is",
+    "bench": "measure what masks cost on this machine",
     "convert": "turn the authors' checkpoint into a decoder file",
     "info": "say what a decoder file or a model is",
     "mini build": "rebuild the bundled miniature model from public packages",
 }
 GROUPS = {"mini": "the bundled miniature model"}
-DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,12 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has enough
+        drop_output()
         return DONE
     except Exception as error:
-        return report(error, verbose)
+        cause = outside_cause(error)
+        if cause is None:
+            return report(error, verbose)
+        drop_output()
+        complain(cause)
+        return BAD_INPUT
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -107,18 +115,39 @@ def show(results: Iterator[dict | str] | int | None) -> int:
             result = next(results)
         except StopIteration as end:
             return end.value or DONE
-        print(result if isinstance(result, str) else json.dumps(result), flush=True)
+        text = result if isinstance(result, str) else json.dumps(result)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a terminal may lack letters of a file's name
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def complain(message: str) -> None:
     print("ldznet:", " ".join(message.split()), file=sys.stderr)
 
 
+def drop_output() -> None:
+    """Writes nothing more to a stdout that fails: Python would complain once more when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # it may be no file of the system's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def outside_cause(error: Exception) -> str | None:
+    """One sentence where the machine or a file is the cause of an error; None where it is a fault of ours."""
+    if is_disk_full(error):
+        return "the disk is full: free space, then try again"
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot read or write {error.filename} ({why(error)})"
+    if is_out_of_memory(error):
+        return "there is not enough memory: close other programs, or try a smaller picture or --dtype bfloat16"
+    return None
+
+
 def report(error: Exception, verbose: bool) -> int:
     """Say that a fault is ours, with its traceback where the user asked for it."""
     if verbose:
         traceback.print_exception(error)
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
     ask = "please report it with the lines above" if verbose else "please report it, with what --verbose adds"
-    complain(f"a fault of this program ({reason}); {ask}")
+    complain(f"a fault of this program ({brief(error)}); {ask}")
     return FAULT

@@ -8,6 +8,8 @@ from .labels import LDZNetLabelMap
 from .load import LDZNetLoadDecoder, LDZNetLoadMini, register_folder
 from .refine import LDZNetRefineMask
 from .segment import LDZNetSegment
+from .segs import LDZNetMasksToSEGS
+from .steer import LDZNetConditioningSetWords
 
 NODES = [
     LDZNetLoadMini,
@@ -18,6 +20,8 @@ NODES = [
     LDZNetAttentionMask,
     LDZNetLabelMap,
     LDZNetRefineMask,
+    LDZNetMasksToSEGS,
+    LDZNetConditioningSetWords,
 ]
 
 

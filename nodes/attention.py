@@ -1,17 +1,43 @@
-"""Masks without a decoder: any checkpoint's own attention, or its noise estimates, say where the words are."""
+"""Masks without a decoder: from the cross-attention of any checkpoint, or from its noise estimates."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from comfy_api.latest import io
 
+from ..ldznet_core.backbones.comfy import ComfyBackbone
+from ..ldznet_core.backbones.comfy_dit import ComfyTransformerBackbone, shows_attention
+from ..ldznet_core.backbones.comfy_x0 import ComfyX0Backbone
 from ..ldznet_core.errors import InputError
-from ..ldznet_core.hosts.comfy import ComfyHost
-from ..ldznet_core.hosts.comfy_any import AnyComfyHost
-from ..ldznet_core.segmenter import split_phrases
-from ..ldznet_core.training_free import METHODS, PRESENT, SPREADS, TIMESTEPS, TrainingFree
-from .shared import CATEGORY, SEED, TEXT, THRESHOLD, Captured, latent_of, mask_outputs, output, progress
+from ..ldznet_core.segment.attention import SPREADS
+from ..ldznet_core.segment.base import PRESENT
+from ..ldznet_core.segment.joint_attention import JointAttentionSegmenter
+from ..ldznet_core.segment.methods import METHODS, decoder_free
+from .inputs import MOST_SEED, caption_of, check_connected, number, phrases_of, pictures_of, whole
+from .shared import (
+    CATEGORY,
+    SEED,
+    TEXT,
+    THRESHOLD,
+    Captured,
+    mask_outputs,
+    nothing,
+    output,
+    progress,
+    scaled_latents,
+)
 
 log = logging.getLogger("LD-ZNet")
+
+
+def backbone_for(method: str, model) -> Callable[..., ComfyBackbone]:
+    """What makes a backbone of a MODEL on which the method works."""
+    if method == "noise":
+        kind = ComfyX0Backbone
+    else:
+        kind = ComfyTransformerBackbone if shows_attention(model) else ComfyBackbone
+    return partial(kind, model)
 
 
 class LDZNetAttentionMask(io.ComfyNode):
@@ -19,40 +45,43 @@ class LDZNetAttentionMask(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LDZNetAttentionMask",
-            display_name="Attention Mask (LD-ZNet)",
+            display_name="Segment without Decoder (Attention)",
             category=CATEGORY,
             description=(
-                "Words to soft masks with no decoder, on any checkpoint of Stable Diffusion 1.x, 2.x or SDXL: its own "
-                "attention knows where they are (of other models, their noise estimate). One pass of the UNet for any "
-                "number of phrases or, with a capture of the sampling, none. Coarser than Segment: follow it with "
-                "Refine Mask."
+                "Words to soft masks without a decoder, from the attention of the loaded model: Stable Diffusion 1.x, "
+                "2.x or SDXL, or a diffusion transformer such as Flux, Stable Diffusion 3.5, Qwen-Image or Z-Image. "
+                "One pass serves any number of phrases. Works on other models by the method noise. These masks are "
+                "coarser than those of Segment: connect masks and reach to Refine Mask."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the checkpoint"),
                 TEXT,
-                io.Model.Input("model", optional=True, tooltip="The checkpoint; a capture brings its own"),
-                io.Image.Input("image", optional=True, tooltip="What to look at, of any size; needs the VAE"),
-                io.Latent.Input("latent", optional=True, tooltip="What to look at, as a latent: saves the encoding"),
-                io.Vae.Input("vae", optional=True, tooltip="The VAE of the checkpoint; only an image needs it"),
+                io.Model.Input("model", optional=True, tooltip="The checkpoint's MODEL. Not needed with a capture"),
+                io.Image.Input("image", optional=True, tooltip="The image to segment, of any size. Needs the VAE"),
+                io.Latent.Input("latent", optional=True, tooltip="The image as a latent. Saves the encoding"),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE of the checkpoint. Only an image needs it"),
                 Captured.Input(
                     "capture",
                     optional=True,
-                    tooltip="From Capture, with the LATENT of the sampler that used its MODEL: attention of all steps",
+                    tooltip="From Capture. Needs the LATENT of the sampler that used its MODEL. The attention of the "
+                    "sampling steps is read, and a UNet does not run again. A transformer reads the words in the "
+                    "latent that the sampler had half way",
                 ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default=METHODS[0],
-                    tooltip="attention, or noise: the difference that a phrase makes to the noise estimate (slower, "
-                    "coarser, and there where attention is of no use)",
+                    default="attention",
+                    tooltip="attention reads where the model's attention to the words goes. noise compares the noise "
+                    "estimates with and without a phrase. It is slower and coarser, and works on any image model",
                 ),
                 io.Int.Input(
                     "timestep",
                     default=-1,
                     min=-1,
                     max=999,
-                    tooltip="How noisy the latent is made before the UNet reads it; -1 is what the method does best "
-                    f"with, {TIMESTEPS['attention']} for attention and {TIMESTEPS['noise']} for noise",
+                    tooltip="How much noise is added to the latent before the model reads it. -1 is the best value: "
+                    f"{METHODS['attention'].timestep} for the attention of a UNet, {JointAttentionSegmenter.timestep} "
+                    f"for that of a transformer, {METHODS['noise'].timestep} for noise",
                 ),
                 SEED,
                 THRESHOLD,
@@ -60,8 +89,10 @@ class LDZNetAttentionMask(io.ComfyNode):
                     "spread",
                     options=list(SPREADS),
                     default=SPREADS[0],
-                    tooltip="How far attention runs along what belongs together: to the edges of objects, a little for "
-                    "stuff such as sky or grass, or none; auto is objects where the model can tell",
+                    tooltip="How far a mask spreads along the self-attention. objects: to the edges of the object. "
+                    "stuff: a little, for sky or grass. none: not at all. auto: objects where the self-attention is "
+                    "finer than the cross-attention, else none. With a transformer, all but none take from a mask what "
+                    "does not look like its strongest part",
                 ),
                 io.Float.Input(
                     "presence",
@@ -69,14 +100,15 @@ class LDZNetAttentionMask(io.ComfyNode):
                     min=0.0,
                     max=20.0,
                     step=0.1,
-                    tooltip="A phrase counts as there when its attention peaks this many standard deviations above "
-                    "what it gets from pure noise; 0 takes your word for it. Not with the method noise",
+                    tooltip="A phrase counts as present when its attention peaks this many standard deviations above "
+                    "its attention on pure noise. 0 turns the check off. The method noise has no such check",
                 ),
                 io.String.Input(
                     "caption",
                     optional=True,
                     default="",
-                    tooltip="What the picture shows, if you know; may be empty. Only for attention without a capture",
+                    tooltip="What the image shows, if you know it. May be empty. Used by the attention of a UNet when "
+                    "there is no capture",
                 ),
             ],
             outputs=mask_outputs(),
@@ -88,24 +120,34 @@ class LDZNetAttentionMask(io.ComfyNode):
         cls, clip, text, model=None, image=None, latent=None, vae=None, capture=None, method="attention",
         timestep=-1, seed=0, threshold=0.5, spread="auto", presence=PRESENT, caption="",
     ) -> io.NodeOutput:
-        phrases = split_phrases(text)
+        check_connected(clip=clip)
+        if model is not None:
+            check_connected(model=model)
+        phrases, threshold = phrases_of(text), number("threshold", threshold, 0, 1)
         if capture is not None and latent is None:
-            raise InputError("a capture knows latents by their values: connect the LATENT that its sampler gave")
+            raise InputError("a capture finds its latents by their values: connect the LATENT of its sampler")
         if model is None and capture is None:
-            raise InputError("there is nothing to look with: connect a model, or a capture of one")
-        if image is None and latent is None:
-            raise InputError("there is nothing to look at: connect an image or a latent")
-        kind = ComfyHost if method == "attention" else AnyComfyHost
-        host = kind(model if capture is None else capture.model, clip, vae)
-        find = TrainingFree(host, method, spread=spread, progress=progress())
-        given = {"timestep": None if timestep < 0 else timestep, "seed": seed, "caption": caption.strip()}
-        if latent is None:
-            found = find.find(image[..., :3], phrases, **given)
+            raise InputError("there is no model: connect a model, or a capture with its latent")
+        timestep, presence = whole("timestep", timestep, -1, 999), number("presence", presence, 0, 20)
+        options = {
+            "timestep": None if timestep < 0 else timestep,
+            "seed": whole("seed", seed, 0, MOST_SEED),
+            "caption": caption_of(caption),
+        }
+        image, latents = pictures_of(image, latent)
+        if (empty := nothing(image, latents, phrases)) is not None:
+            return empty
+        backbone = backbone_for(method, model if capture is None else capture.model)(clip=clip, vae=vae)
+        segmenter = decoder_free(backbone, method, spread=spread, progress=progress())
+        if latents is None:
+            prediction = segmenter.predict(image, phrases, **options)
         else:
-            z = latent_of(host, latent, image)
-            queries = capture.queries(latent["samples"]) if capture is not None and method == "attention" else None
-            found = find.latent(z, phrases, queries=queries, **given)
-        if found.presence is not None:
-            for row in found.presence.tolist():
+            z = scaled_latents(backbone, latents, image)
+            captured = None
+            if capture is not None and method == "attention":
+                captured = capture.noised(latents) if shows_attention(capture.model) else capture.queries(latents)
+            prediction = segmenter.predict_latent(z, phrases, captured=captured, **options)
+        if prediction.presence is not None:
+            for row in prediction.presence.tolist():
                 log.info("presence: %s", ", ".join(f"{p} {x:.1f}" for p, x in zip(phrases, row, strict=True)))
-        return output(image, found.present(presence), phrases, threshold)
+        return output(image, prediction.present(presence), phrases, threshold, prediction.reach)

@@ -1,14 +1,13 @@
-"""Several phrases at once: one colour and one exclusive mask each."""
+"""Label Map: one colour and one exclusive mask for each of several phrases."""
 
 import torch
 from comfy import model_management
 from comfy_api.latest import io
 
-from ..ldznet_core.errors import InputError
-from ..ldznet_core.images import to_tensor
-from ..ldznet_core.masks import BACKGROUND, exclusive
-from ..ldznet_core.pictures import label_map
-from ..ldznet_core.segmenter import split_phrases
+from ..ldznet_core.imaging.images import to_tensor
+from ..ldznet_core.imaging.visualize import label_map
+from ..ldznet_core.segment.postprocess import BACKGROUND, exclusive
+from .inputs import by_image, masks_of, number, phrases_of
 from .shared import CATEGORY, TEXT, preview_of
 
 
@@ -20,12 +19,12 @@ class LDZNetLabelMap(io.ComfyNode):
             display_name="Label Map (LD-ZNet)",
             category=CATEGORY,
             description=(
-                "Lets the masks of several phrases compete: every pixel goes to the phrase that is surest of it, or to "
-                "the background. Gives a map with one colour a phrase and a legend, and masks that do not overlap."
+                "Gives every pixel to the phrase with the highest mask there, or to the background. Makes a map with "
+                "one colour for each phrase and a legend, and masks that do not overlap."
             ),
             inputs=[
                 io.Mask.Input(
-                    "masks", tooltip="From Segment, Segment Captured or Attention Mask: one a phrase and image"
+                    "masks", tooltip="The masks of Segment, Segment Captured or Segment without Decoder"
                 ),
                 TEXT,
                 io.Float.Input(
@@ -34,7 +33,7 @@ class LDZNetLabelMap(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The background's score: it wins where no phrase is above this",
+                    tooltip="A pixel where no mask is above this is background",
                 ),
             ],
             outputs=[
@@ -46,12 +45,10 @@ class LDZNetLabelMap(io.ComfyNode):
 
     @classmethod
     def execute(cls, masks, text, threshold=BACKGROUND) -> io.NodeOutput:
-        phrases = split_phrases(text)
-        if masks.ndim != 3 or len(masks) % len(phrases):
-            raise InputError(
-                f"{len(masks)} masks are not those of {len(phrases)} phrases: give the text that made them"
-            )
-        kept, labels = exclusive(masks.unflatten(0, (-1, len(phrases))), threshold)
-        maps = torch.cat([to_tensor(label_map(one, phrases)) for one in labels])
+        phrases, threshold = phrases_of(text), number("threshold", threshold, 0, 1)
+        masks = by_image(masks_of(masks, "masks"), phrases)
+        kept, labels = exclusive(masks, threshold)
+        maps = [to_tensor(label_map(one, phrases)) for one in labels]
+        shown = torch.cat(maps) if maps else torch.zeros(0, *masks.shape[2:], 3)
         device = model_management.intermediate_device()
-        return io.NodeOutput(maps.to(device), kept.flatten(0, 1).to(device), ui=preview_of(maps))
+        return io.NodeOutput(shown.to(device), kept.flatten(0, 1).to(device), ui=preview_of(shown))

@@ -8,14 +8,14 @@ import torch
 from studio import Studio
 from terminal import bundle, picture
 
-import ldznet_core.hosts.ldm
-from ldznet_core import ldm, tokenizer
+import ldznet_core.backbones.sampling
+from ldznet_core.checkpoints import ldm, tokenizer
+from ldznet_core.decoders.files import DecoderInfo, write_decoder
+from ldznet_core.decoders.unet import DecoderConfig, MaskDecoder
 from ldznet_core.networks.autoencoder import Autoencoder, AutoencoderConfig
-from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
+from ldznet_core.networks.schedule import Schedule
 from ldznet_core.networks.text import ClipText, TextConfig
 from ldznet_core.networks.unet import UNet, UNetConfig
-from ldznet_core.schedule import Schedule
-from ldznet_core.weights import DecoderInfo, write_decoder
 
 UNET = UNetConfig(model_channels=32, channel_mult=(1, 1, 2, 2), num_heads=2, context_dim=32)
 INFO = DecoderInfo(family="test", prediction="eps", pixels=64 * 64, templates=("a photo of a {}.",))
@@ -51,7 +51,7 @@ def made(tmp_path_factory):
 def here(made, tmp_path, monkeypatch):
     """An empty current folder, with the random model as the bundled one and a picture at hand."""
     bundle(monkeypatch, made)
-    monkeypatch.setattr(ldznet_core.hosts.ldm, "STEPS", 5)  # its drawings are noise after any number of them
+    monkeypatch.setattr(ldznet_core.backbones.sampling, "STEPS", 5)  # its drawings are noise after any number of them
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "a.png")
     return tmp_path
@@ -86,7 +86,7 @@ def pack_nodes(pack):
 
 @pytest.fixture(scope="session")
 def core(pack):
-    """A module of the pack's own core: `core("hosts.comfy")`."""
+    """A module of the pack's own core: `core("backbones.comfy")`."""
     return lambda name: importlib.import_module(f"{pack.__name__}.ldznet_core.{name}")
 
 

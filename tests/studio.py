@@ -1,13 +1,14 @@
-"""What a user does with a loaded model: draw with stock nodes, look at the result."""
+"""What a user does with a loaded model: sample with stock nodes, look at the result."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ldznet_core.images import read_image, to_tensor
+from ldznet_core.imaging.images import read_image, to_tensor
 
 PARK = "docs/pictures/park.png"  # a panda, a pumpkin and a ladybug
 
@@ -26,7 +27,7 @@ class Studio:
 
         return nodes.CLIPTextEncode().encode(self.clip, text)[0]
 
-    def draw(self, model=None, seed=0, steps=6, cfg=3.0, sampler="euler", scheduler="normal", **options) -> dict:
+    def sample(self, model=None, seed=0, steps=6, cfg=3.0, sampler="euler", scheduler="normal", **options) -> dict:
         """A LATENT from stock KSampler. Options: positive, negative, latent, denoise."""
         import nodes
 
@@ -62,3 +63,15 @@ def centre(mask: Tensor) -> tuple[float, float]:
 
 def grey(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("L"), dtype=np.float32) / 255
+
+
+def unlike(model, **members):
+    """A MODEL of another family: its base is replaced, on a clone."""
+    clone = model.clone()
+    clone.model = SimpleNamespace(**members)
+    clone.get_model_object = lambda name: getattr(clone.model, name)
+    return clone
+
+
+def is_mask(mask, *shape):
+    return mask.dtype == torch.float32 and mask.shape == shape and 0 <= mask.min() and mask.max() <= 1

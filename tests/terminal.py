@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import ldznet_core.backbones.load
 import ldznet_core.commands.info
-import ldznet_core.hosts
-import ldznet_core.weights
+import ldznet_core.decoders.files
 from ldznet_core import cli
 
 
 def bundle(monkeypatch, folder):
-    for module in (ldznet_core.weights, ldznet_core.hosts, ldznet_core.commands.info):
+    for module in (ldznet_core.decoders.files, ldznet_core.backbones.load, ldznet_core.commands.info):
         monkeypatch.setattr(module, "BUNDLED", folder)
 
 
@@ -42,6 +42,11 @@ def pixels(file) -> np.ndarray:
 
 def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def results(folder: Path) -> set[str]:
+    """The files in a folder of masks, the record of what is done apart."""
+    return {name for name in files(folder) if not name.startswith(".manifest.")}
 
 
 def refused(capsys, here, *argv) -> str:

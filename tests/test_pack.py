@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine import CHECKOUT, ROOT
+from engine import CHECKOUT, ROOT, load_pack, node_classes
 
 IDS = {
     f"LDZNet{name}"
     for name in ("LoadMini", "LoadDecoder", "Segment", "Capture", "SegmentCaptured", "AttentionMask", "LabelMap",
-                 "RefineMask")
+                 "RefineMask", "MasksToSEGS", "ConditioningSetWords")
 }
 
 
@@ -38,7 +38,7 @@ def test_every_node_is_there_and_says_what_its_sockets_are(pack_nodes):
     assert set(pack_nodes) == IDS
     for node in pack_nodes.values():
         schema = node.define_schema()
-        assert schema.category == "LD-ZNet" and schema.display_name.endswith("(LD-ZNet)") and schema.description
+        assert schema.category == "LD-ZNet" and schema.display_name and schema.description
         assert all(given.tooltip for given in schema.inputs)
         assert schema.outputs
 
@@ -47,6 +47,19 @@ def test_every_node_is_there_and_says_what_its_sockets_are(pack_nodes):
 def test_comfyuis_own_loader_takes_it(engine):
     assert asyncio.run(engine.nodes.load_custom_node(str(ROOT), set(), module_parent="custom_nodes"))
     assert set(engine.nodes.NODE_CLASS_MAPPINGS) >= IDS
+
+
+def test_what_the_registry_packs_is_enough_for_the_nodes(engine, tmp_path):
+    """`.comfyignore` names files and folders by their paths from the root, and nothing else."""
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    left_out = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"/[\w.]+/?", line) for line in left_out)
+    names = {line.strip("/") for line in left_out}
+    assert {"tests", "benchmarks", "docs"} <= names
+    for path in ROOT.iterdir():
+        if path.name not in names:
+            (tmp_path / path.name).symlink_to(path)
+    assert set(node_classes(load_pack(tmp_path))) == IDS
 
 
 def test_decoders_are_looked_for_where_the_user_says(engine, pack, pack_nodes, made, tmp_path, core):
@@ -64,7 +77,8 @@ def test_decoders_are_looked_for_where_the_user_says(engine, pack, pack_nodes, m
         assert [Path(p) for p in paths.get_folder_paths("ldznet")] == [extra, Path(paths.models_dir) / "ldznet"]
         loader = pack_nodes["LDZNetLoadDecoder"]
         options = loader.define_schema().inputs[0].options
-        assert options == ["mine.safetensors", "miniature: ldznet (bundled)", "miniature: znet (bundled)"]
+        bundled = [f"miniature: {kind} (bundled)" for kind in ("light", "ldznet", "znet")]
+        assert options == ["mine.safetensors", *bundled]
         decoder = loader.execute("mine.safetensors").args[0].model
         assert decoder.kind == "znet"
         before_it_went = [p.clone() for p in decoder.parameters()]
@@ -90,15 +104,17 @@ def test_it_asks_for_no_package_that_comfyui_does_not_bring():
 
 
 def test_nodes_import_only_what_comfyui_has_at_hand():
-    allowed = {"torch", "numpy", "PIL", "safetensors", "comfy", "comfy_api", "folder_paths", *sys.stdlib_module_names}
-    hosts = (ROOT / "ldznet_core" / "hosts").glob("comfy*.py")
-    for file in [ROOT / "__init__.py", *(ROOT / "nodes").glob("*.py"), *hosts]:
+    theirs = {"comfy", "comfy_api", "folder_paths", "protocol"}
+    allowed = {"torch", "numpy", "PIL", "safetensors", *theirs, *sys.stdlib_module_names}
+    backbones = [*(ROOT / "ldznet_core" / "backbones").glob("comfy*.py")]
+    assert backbones
+    for file in [ROOT / "__init__.py", *(ROOT / "nodes").glob("*.py"), *backbones]:
         for line in file.read_text(encoding="utf-8").splitlines():
             if found := re.match(r"\s*(?:from|import) (\w+)", line):
                 assert found[1] in allowed, f"{file.name}: {line}"
 
 
-def test_only_the_hosts_know_comfyui():
+def test_only_backbones_know_comfyui():
     theirs = re.compile(r"^\s*(from|import) (comfy|folder_paths|nodes)\b", re.M)
     for file in (ROOT / "ldznet_core").rglob("*.py"):
         if not file.name.startswith("comfy"):
@@ -111,6 +127,14 @@ def test_installing_makes_the_folder_and_may_be_repeated(install, custom_nodes, 
         assert install.main(custom_nodes) == 0
     folder = custom_nodes.parents[1] / "models" / "ldznet"
     assert folder.is_dir() and str(folder) in capsys.readouterr().out
+
+
+def test_installing_in_a_webui_makes_the_folder_there(install, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    here = tmp_path / "webui" / "extensions" / "ldznet-masks"
+    here.mkdir(parents=True)
+    assert install.main(here) == 0
+    assert (tmp_path / "webui" / "models" / "ldznet").is_dir() and "the tab Words to masks" in capsys.readouterr().out
 
 
 def test_installing_says_when_the_weights_are_not_whole(install, custom_nodes, tmp_path, capsys, monkeypatch):

@@ -1,10 +1,11 @@
 """`ldznet generate`: draw a caption, with masks from the features of the drawing itself, then use a mask: cut
-the object out and draw it anew. Sampling is the host's, masks are the segmenter's."""
+the object out and draw it anew. Sampling is the backbone's, masks are the segmenter's."""
 
 import argparse
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,23 +15,28 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..backbones.families.unet import plan
+from ..backbones.steering import Reader, Region
+from ..backbones.torch_ldm import LDMBackbone
+from ..decoders.base import Decoder
 from ..errors import InputError
-from ..hosts.ldm import LDMHost
-from ..images import slug, to_tensor
-from ..masks import threshold
-from ..networks.decoder import MaskDecoder
-from ..pictures import cut_out
-from ..queries import plan
-from ..refine import REACH
-from ..segmenter import Segmenter
-from ..training_free import Found, TrainingFree
-from .results import draw, endings, report, settle, write
+from ..imaging.images import read_image, to_tensor, write_pngs
+from ..imaging.naming import shorten, size, slug
+from ..imaging.visualize import cut_out
+from ..segment.base import MaskPrediction
+from ..segment.decoder import Segmenter
+from ..segment.methods import decoder_free
+from ..segment.phrases import split_phrases
+from ..segment.postprocess import threshold
+from ..segment.regions import reader
+from .results import draw, endings, name_files, report, settle, stem_bytes
 from .shared import (
     MAX_SEED,
     add_attention_options,
     add_mask_options,
     add_model_options,
     add_out_option,
+    check_files,
     check_folder,
     check_text,
     check_uses,
@@ -49,10 +55,11 @@ LARGEST = 2048
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Draws the caption and writes DIR/<caption>-<seed>.png; beside it <phrase>.png masks, overlay.png, "
+        "Draws the caption and writes DIR/<caption>-<seed>.png; beside it masks <phrase>.png, overlay.png, "
         "composite.png (the first phrase found, cut out), inpainted.png (that object drawn anew) and, with --labels, "
         "labels.png. Masks are taken while drawing: no further pass of the model reads the drawing, except with "
-        "--method noise. Prints one line of JSON."
+        "--method noise or a transformer. Where DIR holds another drawing of that name, this one is called "
+        "<caption>-<seed>-2, ...; the same drawing is written again. Prints one line of JSON."
     )
     parser.add_argument("caption", metavar="CAPTION", help="such as 'a cat and a red apple on grass'")
     add_mask_options(parser)
@@ -63,7 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help=f"pixels, multiples of {GRID} (default: the model's own)",
     )
-    parser.add_argument("--replace", metavar="CAPTION", help="what is drawn anew (default: the same caption)")
+    parser.add_argument("--replace", metavar="CAPTION", help="caption of the second drawing (default: CAPTION)")
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        type=parse_region,
+        metavar="WORDS=CAPTION",
+        help="draw CAPTION where WORDS are being drawn, such as 'balloon=a red heart'; may be repeated",
+    )
     add_model_options(parser)
     add_attention_options(parser)
 
@@ -74,24 +89,29 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
     check_uses(args)
     check_folder(args.out)
     check_draws(args.model)
-    name = f"{slug(caption, 80)}-{args.seed}"
-    ends = endings(phrases, args.labels, reserved=("composite", "inpainted"))
-    files = [args.out / f"{name}.{end}.png" for end in ends]
-    host, decoder = open_model(args)
-    side = host.model.about.get("size", 512)
+    uses = ("composite", "inpainted")
+    ends = endings(phrases, args.labels, reserved=uses)
+    stem = choose_stem(caption, args.seed, stem_bytes(args.out, (*ends, *uses)))
+    check_files([args.out / f"{stem}.png", *name_files(args.out, stem, (*ends, *uses))])
+    backbone, decoder = open_model(args)
+    side = backbone.model.about.get("size", 512)
     width, height = args.size or (side, side)
-    capture, find = choose_reader(host, decoder, args, phrases, (height // 8, width // 8))
-    warn_of_cuts(host, dict.fromkeys((caption, replacement)))
+    capture, find = choose_reader(backbone, decoder, args, phrases, (height // 8, width // 8))
+    regions = open_regions(backbone, decoder, args.region)
+    warn_of_cuts(backbone, dict.fromkeys((caption, replacement, *(text for text, _, _ in regions))))
 
     started = perf_counter()
-    with precision(host.device, args.dtype):
-        z, captured = host.sample(caption, height, width, seed=args.seed, **capture, progress=progress("drawing"))
-        image = decode(host, z)
+    with precision(backbone.device, args.dtype):
+        z, captured = backbone.sample(
+            caption, height, width, seed=args.seed, **capture, regions=regions, progress=progress("drawing")
+        )
+        image = decode(backbone, z)
         masking = perf_counter()
-        found = find(z, image, captured)
+        prediction = find(z, image, captured)
         masking = perf_counter() - masking
-    masks, labels = settle(found, image[0], args)  # [P, H, W], as large as the drawing
-    drawing = args.out / f"{name}.png"
+    masks, labels = settle(prediction, image[0], args)  # [P, H, W], as large as the drawing
+    stem = free_stem(args.out, stem, to_picture(image))
+    drawing, files = args.out / f"{stem}.png", name_files(args.out, stem, ends)
     pictures = {drawing: to_picture(image), **draw(image[0], masks, labels, phrases, files, args.threshold)}
 
     object_mask = next((mask for mask in masks if threshold(mask, args.threshold).any()), None)
@@ -100,8 +120,8 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
         log.warning("nothing was found, so there is no composite and nothing drawn anew: try another --seed")
     else:
         region = regrow(object_mask, args.threshold)
-        with precision(host.device, args.dtype):
-            anew, _ = host.sample(
+        with precision(backbone.device, args.dtype):
+            anew, _ = backbone.sample(
                 replacement,
                 height,
                 width,
@@ -109,15 +129,15 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
                 keep=(z, region.to(z)),
                 progress=progress("drawing anew"),
             )
-            variant = decode(host, anew)
-        composite, inpainted = args.out / f"{name}.composite.png", args.out / f"{name}.inpainted.png"
+            variant = decode(backbone, anew)
+        composite, inpainted = name_files(args.out, stem, uses)
         pictures[composite] = cut_out(image[0], object_mask)
         pictures[inpainted] = to_picture(paste(image, variant, region))
-    write(pictures)
+    write_pngs(pictures)
     yield {
         "caption": caption,
         "image": str(drawing),
-        **report(masks, found, phrases, files, args.threshold),
+        **report(masks, prediction, phrases, files, args.threshold),
         "composite": composite and str(composite),
         "inpainted": inpainted and str(inpainted),
         "seconds": round(perf_counter() - started, 3),
@@ -125,28 +145,64 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
     }
 
 
+def open_regions(
+    backbone: LDMBackbone, decoder: Decoder | None, regions: Sequence[tuple[list[str], str]]
+) -> list[tuple[str, Region, Reader]]:
+    """What `backbone.sample` takes of the words and captions of regions. They are found by the decoder where it tells
+    that words are not being drawn, else by attention."""
+    steering = decoder if decoder is not None and decoder.tells_presence else None
+    return [(caption, Region(), reader(backbone, steering, words)) for words, caption in regions]
+
+
 def choose_reader(
-    host: LDMHost, decoder: MaskDecoder | None, args: argparse.Namespace, phrases: Sequence[str], size: tuple[int, int]
-) -> tuple[dict[str, Any], Callable[[Tensor, Tensor, Any], Found]]:
-    """What `host.sample` is to capture, and what then finds the phrases, given the latent [1, 4, *size], the drawing
-    [1, 8h, 8w, 3] and what was captured."""
+    backbone: LDMBackbone,
+    decoder: Decoder | None,
+    args: argparse.Namespace,
+    phrases: Sequence[str],
+    size: tuple[int, int],
+) -> tuple[dict[str, Any], Callable[[Tensor, Tensor, Any], MaskPrediction]]:
+    """What `backbone.sample` is to capture, and the function that then finds the phrases from the latent [1, 4, *size],
+    the drawing [1, 8h, 8w, 3] and what was captured."""
     if decoder is None:
-        warn_of_cuts(host, phrases)
-        free = TrainingFree(host, args.method, spread=args.spread or "auto")
+        warn_of_cuts(backbone, phrases)
+        free = decoder_free(backbone, args.method, spread=args.spread or "auto")
 
-        def find(z: Tensor, image: Tensor, captured: Any) -> Found:
-            return free.latent(z, phrases, seed=args.seed, queries=captured)
+        def find(z: Tensor, image: Tensor, captured: Any) -> MaskPrediction:
+            return free.predict_latent(z, phrases, seed=args.seed, captured=captured)
 
-        return {"asked": plan(host.unet_config, *size)} if args.method == "attention" else {}, find
+        captures = args.method == "attention" and "queries" in backbone.capabilities
+        return {"asked": plan(backbone.unet_config, *size)} if captures else {}, find
 
-    segmenter = Segmenter(host, decoder, text="caption")
-    warn_of_cuts(host, map(segmenter.template.format, phrases))
+    segmenter = Segmenter(backbone, decoder, text="caption")
+    warn_of_cuts(backbone, map(segmenter.template.format, phrases))
 
-    def find(z: Tensor, image: Tensor, captured: Any) -> Found:
-        given = (image.permute(0, 3, 1, 2) * 2 - 1).to(host.device) if decoder.kind == "rgbnet" else z
-        return Found(segmenter.latent(given, phrases, features=captured), None, REACH)
+    def find(z: Tensor, image: Tensor, captured: Any) -> MaskPrediction:
+        if decoder.reads == "pixels":
+            return segmenter.predict(image, phrases)
+        return segmenter.predict_latent(z, phrases, captured=captured)
 
-    return {"taps": decoder.taps}, find
+    return {"taps": decoder.taps, "near": decoder.timestep}, find
+
+
+def choose_stem(caption: str, seed: int, room: int) -> str:
+    """What the files of a drawing are called: at most `room` bytes, numbers of `free_stem` among them."""
+    return shorten(slug(caption, 80), room - size(f"-{seed}-999")) + f"-{seed}"
+
+
+def free_stem(out: Path, stem: str, drawing: Image.Image) -> str:
+    """`stem`, with -2, -3, ... where `out` holds another drawing of that name."""
+    for number in count(1):
+        name = stem if number == 1 else f"{stem}-{number}"
+        file = out / f"{name}.png"
+        if not file.exists() or holds(file, drawing):
+            return name
+
+
+def holds(file: Path, drawing: Image.Image) -> bool:
+    try:
+        return read_image(file).tobytes() == drawing.tobytes()
+    except InputError:
+        return False
 
 
 def check_caption(caption: str) -> str:
@@ -165,6 +221,14 @@ def check_draws(model: str) -> None:
         )
 
 
+def parse_region(text: str) -> tuple[list[str], str]:
+    """An argparse type: WORDS=CAPTION, where WORDS may be several phrases with vertical bars between them."""
+    words, equals, caption = text.partition("=")
+    if not (equals and words.strip(" |") and caption.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no region such as 'balloon=a red heart'")
+    return split_phrases(words), caption.strip()
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """An argparse type: WxH in pixels."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
@@ -179,9 +243,16 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def decode(host: LDMHost, z: Tensor) -> Tensor:
-    """The drawing [1, H, W, 3] in 0..1, rounded to the 8 bits of its file, so that what is made of it fits it."""
-    return to_tensor(to_picture(host.decode(z)))
+def decode(backbone: LDMBackbone, z: Tensor) -> Tensor:
+    """The drawing [1, H, W, 3] in 0..1, rounded to the 8 bits of its file, so that what is made of it fits it. Raises
+    InputError where the drawing is not finite."""
+    image = backbone.decode(z)
+    if not image.isfinite().all():
+        raise InputError(
+            "the drawing has values that are not finite (NaN or infinity): the model overflows, so try --dtype float32 "
+            "or bfloat16"
+        )
+    return to_tensor(to_picture(image))
 
 
 def to_picture(image: Tensor) -> Image.Image:

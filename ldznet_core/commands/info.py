@@ -10,13 +10,18 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from ..checkpoints import diffusers_folder
+from ..checkpoints.bundled import BUNDLED
+from ..checkpoints.ldm import unet_config
+from ..checkpoints.mmdit import mmdit_config
+from ..checkpoints.mmdit import read_about as read_transformer
+from ..decoders.files import AUTHORS, conditions_of, is_own, read_about
+from ..decoders.paper_checkpoint import read_official
+from ..decoders.registry import DECODERS
 from ..errors import InputError
-from ..hosts import diffusers
-from ..ldm import unet_config
-from ..networks.decoder import DecoderConfig
+from ..networks.schedule import Flow
 from ..networks.unet import SD2, SDXL, UNetConfig
-from ..official import read_official
-from ..weights import AUTHORS, BUNDLED, KINDS, is_own, read_about
+from .shared import file_name
 
 SIZES = {"sd1": UNetConfig(), "sd2": SD2, "sdxl": SDXL}
 FAMILIES = {
@@ -26,6 +31,7 @@ FAMILIES = {
     "miniature": "the bundled miniature",
     "unnamed": "models of its own sizes",
 }
+QKV = "joint_blocks.0.x_block.attn.qkv.weight"  # a tensor of every transformer of SD 3's kind
 # Where a checkpoint keeps its parts; the text encoders of SD 2.x and SDXL have names of their own.
 PREFIXES = {
     "unet": ("model.diffusion_model.",),
@@ -36,13 +42,15 @@ PREFIXES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "a decoder, a model checkpoint or diffusers folder; 'mini' is what is bundled"
-    parser.add_argument("file", metavar="FILE", help=about)
+    parser.add_argument("file", type=file_name, metavar="FILE", help=about)
     parser.add_argument("--json", action="store_true", help="a line of JSON instead of lines to read")
 
 
 def run(args: argparse.Namespace) -> Iterator[dict | str]:
-    if args.file == "mini":
-        decoders = (BUNDLED / f"{kind}.safetensors" for kind in KINDS)
+    if args.file == "mini-dit":
+        files = [BUNDLED / "mini-dit.safetensors"]
+    elif args.file == "mini":
+        decoders = (BUNDLED / f"{kind}.safetensors" for kind in DECODERS)
         files = [BUNDLED / "mini.safetensors", *(file for file in decoders if file.is_file())]
     else:
         files = [Path(args.file)]
@@ -59,6 +67,8 @@ def describe(file: Path) -> dict:
     if not file.is_file():
         raise InputError(f"no file {file}: give a decoder file, a model checkpoint, a diffusers folder or 'mini'")
     shapes = model_shapes(file)
+    if QKV in shapes["unet"]:
+        return {"file": str(file), **describe_transformer(file, shapes["unet"])}
     return {"file": str(file), **(describe_model(file, shapes) if shapes["unet"] else describe_decoder(file))}
 
 
@@ -67,7 +77,7 @@ def model_shapes(file: Path) -> dict[str, dict[str, tuple]]:
     try:
         with safe_open(file, "pt") as f:
             shapes = {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}
-    except Exception:  # reading it as a decoder says what is wrong
+    except Exception:  # `describe_decoder` then says what is wrong
         shapes = {}
     return {
         part: {name.removeprefix(prefixes[0]): shape for name, shape in shapes.items() if name.startswith(prefixes)}
@@ -83,16 +93,32 @@ def describe_model(file: Path, shapes: dict[str, dict[str, tuple]]) -> dict:
         unet = unet_config(shapes["unet"], about)
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file} is no Stable Diffusion checkpoint that is supported: {error}") from None
-    parameters = {part: sum(map(math.prod, given.values())) for part, given in shapes.items()}
+    parameters = {part: sum(map(math.prod, tensors.values())) for part, tensors in shapes.items()}
     return model_facts(unet, about.get("name"), about.get("prediction"), parameters, file.stat().st_size, about)
 
 
+def describe_transformer(file: Path, shapes: dict[str, tuple]) -> dict:
+    """The facts of a miniature transformer. Raises InputError for a checkpoint of Stable Diffusion 3."""
+    about, config = read_transformer(file), mmdit_config(shapes)
+    return {
+        "kind": "model",
+        "family": "miniature transformer",
+        "prediction": Flow.prediction,
+        "parameters": sum(map(math.prod, shapes.values())),
+        "bytes": file.stat().st_size,
+        "blocks": config.blocks,
+        "context width": config.context_dim,
+        "fits": "no decoders: the methods attention and noise",
+        "about": about,
+    }
+
+
 def describe_folder(folder: Path) -> dict:
-    names, unet = diffusers.parts(folder), diffusers.read_unet_config(folder)
-    parameters = {name: diffusers.parameters(folder, name) for name in names}
-    size = sum(file.stat().st_size for name in names for file in diffusers.weights(folder, name)[0])
-    about = {"pipeline": diffusers.read_json(folder / "model_index.json").get("_class_name")}
-    return model_facts(unet, None, diffusers.prediction(folder), parameters, size, about)
+    names, unet = diffusers_folder.parts(folder), diffusers_folder.read_unet_config(folder)
+    parameters = {name: diffusers_folder.parameters(folder, name) for name in names}
+    size = sum(file.stat().st_size for name in names for file in diffusers_folder.weights(folder, name)[0])
+    about = {"pipeline": diffusers_folder.read_json(folder / "model_index.json").get("_class_name")}
+    return model_facts(unet, None, diffusers_folder.prediction(folder), parameters, size, about)
 
 
 def model_facts(
@@ -116,10 +142,10 @@ def model_facts(
 def describe_decoder(file: Path) -> dict:
     about = read_about(file) if is_own(file) else about_authors(file)
     try:
-        info, config = about["info"], DecoderConfig.from_dict(about["config"])
+        info, unet = about["info"], UNetConfig.from_dict(about["config"]["unet"])
     except (KeyError, TypeError) as error:
         raise InputError(f"{file} is no whole decoder file: its metadata lacks {error}") from None
-    family, taps = name_family(config.unet, info.get("family")), about.get("taps", [])
+    family, taps = name_family(unet, info.get("family")), about.get("taps", [])
     # A decoder that reads no features shares nothing with the UNet, so that any prediction will do.
     which = f", prediction {info.get('prediction')}" if taps else ""
     return {
@@ -129,9 +155,10 @@ def describe_decoder(file: Path) -> dict:
         "parameters": about["parameters"],
         "bytes": file.stat().st_size,
         "taps": taps,
-        "context width": config.unet.context_dim,
-        "fits": f"{call(family)} (context width {config.unet.context_dim}{which})",
+        "context width": unet.context_dim,
+        "fits": f"{call(family)} (context width {unet.context_dim}{which})",
         "timesteps": info.get("timesteps"),
+        "conditions": conditions_of(info),
         "pixels": info.get("pixels"),
         "templates": info.get("templates"),
         "training": info.get("training"),
@@ -156,7 +183,7 @@ def call(family: str) -> str:
     return FAMILIES.get(family, f"models of family {family}")
 
 
-def name_family(unet: UNetConfig, said: str | None) -> str:
+def name_family(unet: UNetConfig, conditioning: str | None) -> str:
     """The family that a UNet's sizes are those of; else what the file calls itself, the bundled one `miniature`."""
     def signature(sizes: UNetConfig) -> tuple:
         return sizes.model_channels, sizes.channel_mult, sizes.context_dim
@@ -164,7 +191,7 @@ def name_family(unet: UNetConfig, said: str | None) -> str:
     for name, known in SIZES.items():
         if signature(unet) == signature(known):
             return name
-    return "miniature" if said == "mini" else said or "unnamed"
+    return "miniature" if conditioning == "mini" else conditioning or "unnamed"
 
 
 def lay_out(facts: dict) -> str:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     import torch
 
     from ..mini import build
-    from ..mini.loop import Paused
+    from ..training.loop import Paused
 
     logging.getLogger("ldznet_core").setLevel(logging.INFO)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,21 +8,27 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError
-from ..hosts import load_host
-from ..masks import BACKGROUND
-from ..networks.decoder import KINDS, MaskDecoder
-from ..segmenter import check_phrases
-from ..training_free import METHODS, PRESENT, SPREADS
-from ..weights import load_decoder
+from ..backbones.load import load_backbone
+from ..decoders.base import Decoder
+from ..decoders.files import load_decoder
+from ..decoders.registry import DECODERS
+from ..errors import InputError, why
+from ..imaging.naming import NAME_BYTES, size
+from ..segment.attention import SPREADS
+from ..segment.base import PRESENT
+from ..segment.methods import METHODS
+from ..segment.phrases import check_phrases
+from ..segment.postprocess import BACKGROUND
+from .workers import this_worker
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +54,35 @@ def between(low: float, high: float, kind: type = int) -> Callable[[str], float]
     return parse
 
 
+def file_name(text: str) -> str:
+    """An argparse type: the name of a file or folder. Python would take an empty one for the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def folder_name(text: str) -> Path:
+    """An argparse type, as `file_name`."""
+    return Path(file_name(text))
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
+        type=file_name,
         default="mini",
         metavar="MODEL",
-        help="a .safetensors checkpoint of SD 1.x or, to segment, a diffusers folder (default: mini, the bundled one)",
+        help="a .safetensors checkpoint of SD 1.x or, to segment, a diffusers folder; mini-dit is the miniature "
+        "transformer (default: mini, the bundled UNet)",
     )
-    group.add_argument("--decoder", metavar="FILE", help="default: the one bundled for the model")
+    decoder = "a decoder file (default: the one bundled for the model)"
+    group.add_argument("--decoder", type=file_name, metavar="FILE", help=decoder)
     group.add_argument(
         "--method",
-        choices=(*KINDS, *METHODS),
-        help="the decoder's kind (default: ldznet, or the file's); or, for any model and with no decoder, what its own "
-        "attention or its noise estimates say of a phrase",
+        choices=(*DECODERS, *METHODS),
+        help="the decoder's kind (default: light, or the file's); or attention or noise, which need no decoder: "
+        "masks from any model's own attention or noise estimates",
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there, else cpu)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computing (%(default)s)")
@@ -73,14 +94,14 @@ def add_mask_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="PHRASE",
-        help="what to find; give it again for more phrases, or part them by |",
+        help="what to find; repeat the option for more phrases, or separate them by |",
     )
-    parser.add_argument("--seed", type=between(0, MAX_SEED), default=0, help="of all noise (%(default)s)")
+    parser.add_argument("--seed", type=between(0, MAX_SEED), default=0, help="seed of all noise (%(default)s)")
     parser.add_argument(
         "--threshold",
         type=between(0, 1, float),
         default=0.5,
-        help="a pixel above it counts as found, in coverage and overlay; masks stay soft (%(default)s)",
+        help="pixels above it count in coverage and overlay; masks stay soft (%(default)s)",
     )
     parser.add_argument(
         "--refine", action="store_true", help="move the masks' edges to those of the picture (no model, no download)"
@@ -88,8 +109,8 @@ def add_mask_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         action="store_true",
-        help="phrases compete: a pixel belongs to the best of them, or to none where none is above "
-        f"{BACKGROUND}; also writes labels.png, a map of them",
+        help="let the phrases compete: a pixel belongs to the phrase with the highest mask, or to none where that is "
+        f"not above {BACKGROUND}; also writes labels.png, a map of the winners",
     )
 
 
@@ -98,62 +119,73 @@ def add_attention_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--spread",
         choices=SPREADS,
-        help="how far masks run along what belongs together: to the edges of objects, a little for stuff such as "
-        "grass, or not at all (default: auto, objects where the model can tell)",
+        help="how far masks spread to similar positions: to the edges of objects, a little for stuff such as grass, or "
+        "not at all (default: auto, objects where the model can tell)",
     )
     group.add_argument(
         "--presence",
         type=between(0, math.inf, float),
         metavar="SIGMAS",
-        help="a phrase whose attention peaks less than so many standard deviations above what pure noise gets is not "
-        f"there: its mask is all 0 (default: {PRESENT}; 0 takes your word for it)",
+        help="a phrase whose attention peaks less than so many standard deviations above that of pure noise, or that a "
+        f"light decoder gives less (even odds are {PRESENT}), counts as absent: its mask is all 0 (default: {PRESENT}; "
+        "0 turns the check off)",
     )
 
 
 def add_out_option(parser: argparse.ArgumentParser, folder: str) -> None:
-    about = f"made if missing (default: {folder}, in the current folder)"
-    parser.add_argument("--out", type=Path, default=Path(folder), metavar="DIR", help=about)
+    about = f"folder for the results, made if missing (default: {folder}, in the current folder)"
+    parser.add_argument("--out", type=folder_name, default=Path(folder), metavar="DIR", help=about)
 
 
 # ---- checks before any work ----------------------------------------------------------------------
 
 
 def check_uses(args: argparse.Namespace, of_decoders: Sequence[str] = ()) -> None:
-    """Raises InputError for an option that --method has no use for; `of_decoders` are those of the command that only
-    reading with a decoder has."""
+    """Raises InputError for an option that --method has no use for; `of_decoders` are options of the command that only
+    decoders use."""
     if args.method in METHODS:
         refuse(args, ("decoder", *of_decoders), f"with --method {args.method}")
     if args.method != "attention":
-        refuse(args, ("spread", "presence"), "without --method attention")
+        refuse(args, ("spread",), "without --method attention")
+    if args.method in METHODS and not METHODS[args.method].tells_presence:
+        refuse(args, ("presence",), f"with --method {args.method}")
 
 
 def refuse(args: argparse.Namespace, options: Iterable[str], where: str) -> None:
-    """Raises InputError where one of the options, None or False by default, was given."""
+    """Raises InputError where one of the options is set; None and False are what they are by default."""
     for option in options:
         value = getattr(args, option)
         if value is not None and value is not False:
-            raise InputError(f"--{option} has no use {where}: leave it out, or choose another --method")
+            raise InputError(f"--{option} has no use {where}: leave it out")
 
 
-def open_model(args: argparse.Namespace) -> tuple[Any, MaskDecoder | None]:
-    """The host and decoder that the options name, None for a method that needs no decoder. Raises InputError where
-    they cannot be had."""
+def open_model(args: argparse.Namespace) -> tuple[Any, Decoder | None]:
+    """The backbone and decoder that the options name, None for a method that needs no decoder. Raises InputError where
+    they cannot be loaded."""
     device = choose_device(args.device)
     check_dtype(device, args.dtype)
     if args.method in METHODS:
-        return load_host(args.model, device, args.dtype), None
+        return load_backbone(args.model, device, args.dtype), None
     if args.decoder is None and args.model != "mini":
         raise InputError(
             f"no decoder is bundled for the model {args.model}: give one with --decoder FILE, or use "
             "--method attention, which needs none"
         )
-    host = load_host(args.model, device, args.dtype)
-    return host, load_decoder(args.decoder or "mini", kind=args.method, dtype=getattr(torch, args.dtype))
+    backbone = load_backbone(args.model, device, args.dtype)
+    decoder = load_decoder(args.decoder or "mini", kind=args.method, dtype=getattr(torch, args.dtype))
+    if not decoder.tells_presence:
+        refuse(args, ("presence",), f"with a decoder of kind {decoder.kind}")
+    return backbone, decoder
 
 
 def choose_device(name: str | None) -> str:
+    """The device of that name, by default a GPU if there is one; workers on one machine take its GPUs in turn. Raises
+    InputError where it does not work."""
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    worker = this_worker()
+    if name == "cuda" and worker.count > 1 and torch.cuda.is_available():
+        name = f"cuda:{worker.local_rank % torch.cuda.device_count()}"
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -163,7 +195,7 @@ def choose_device(name: str | None) -> str:
 
 
 def precision(device: str | torch.device, dtype: str) -> AbstractContextManager:
-    """Networks inside compute in `dtype`, whatever they are given: no layer meets a type it cannot take."""
+    """Networks inside compute in `dtype`, whatever the dtype of their inputs."""
     return torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != "float32")
 
 
@@ -193,23 +225,55 @@ def check_text(text: str) -> None:
         raise InputError(f"{text!r} is no text: its characters are damaged, write it in UTF-8") from None
 
 
-def warn_of_cuts(host, texts: Iterable[str]) -> None:
+def warn_of_cuts(backbone, texts: Iterable[str]) -> None:
     for text in texts:
-        if cut := host.tokens_cut(text):
+        if cut := backbone.tokens_cut(text):
             begin = text if len(text) <= 40 else text[:40] + "..."
             log.warning("%r is too long: the model reads the first 75 tokens and leaves out %d", begin, cut)
 
 
 def check_folder(folder: Path) -> None:
     """Raises InputError where files could not be written into `folder`; makes nothing yet."""
-    existing = next(p for p in (folder, *folder.parents, Path(".")) if os.path.exists(p))
+    for part in folder.parts:
+        if size(part) > NAME_BYTES:
+            raise InputError(f"cannot write into {folder}: {part[:20]}... is too long for a name; choose another place")
+    existing = next(p for p in (folder, *folder.parents, Path(".")) if os.path.lexists(p))
     if not existing.is_dir():
-        raise InputError(f"cannot write into {folder}: {existing} is a file; choose another --out")
+        what = "a file" if os.path.exists(existing) else "a link that leads nowhere"
+        raise InputError(f"cannot write into {folder}: {existing} is {what}; choose another place")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write into {folder}: {existing} is closed to you; choose another --out")
+        raise InputError(f"cannot write into {folder}: {existing} is closed to you; choose another place")
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Raises InputError where files of these names could not be written; makes none yet."""
+    for file in files:
+        try:
+            file.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as fault:
+            raise InputError(f"cannot write {file} ({why(fault)}): choose another place") from None
+        if file.is_dir():
+            raise InputError(f"cannot write {file}: there is a folder of that name; choose another place")
 
 
 # ---- while working -------------------------------------------------------------------------------
+
+
+@contextmanager
+def showing(text: str, wanted: bool = True) -> Iterator[None]:
+    """Shows one line on the terminal while the block runs; nothing where it is not wanted or stderr is no terminal."""
+    if not wanted or not sys.stderr.isatty():
+        yield
+        return
+    sys.stderr.write("\r" + text[: get_terminal_size().columns - 1])  # a line that wraps could not be taken back
+    sys.stderr.flush()
+    try:
+        yield
+    finally:
+        sys.stderr.write("\r\033[K")
+        sys.stderr.flush()
 
 
 def progress(what: str) -> Callable[[int, int], None] | None:

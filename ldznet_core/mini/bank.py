@@ -1,6 +1,6 @@
 """A bank of composed scenes in memory, made by all cores, for training and evaluation.
 
-Composing is cheap but not free: a bank is drawn once and used for several epochs.
+Composing is cheap but not free: a bank is composed once and used for several epochs.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .styles import Looks
 from .world import Scene, compose, load_pack, nouns
 
 
@@ -24,6 +25,7 @@ class Recipe:
     splits: tuple[str, ...] = ("train",)
     background_splits: tuple[str, ...] = ("train",)
     counts: tuple[float, float, float] = (0.3, 0.45, 0.25)
+    looks: Looks | None = None
 
 
 @lru_cache(maxsize=1)
@@ -31,12 +33,12 @@ def opened(path: Path):
     return load_pack(path)
 
 
-def draw(path: Path, recipe: Recipe, seed: int, count: int) -> list[Scene]:
+def compose_scenes(path: Path, recipe: Recipe, seed: int, count: int) -> list[Scene]:
     pack = opened(path)
     sprites = pack.select(nouns=nouns(pack, recipe.concepts), styles=recipe.styles, splits=recipe.splits)
     backgrounds = [b for b in pack.backgrounds if b.split in recipe.background_splits]
     rng = np.random.default_rng(seed)
-    return [compose(rng, sprites, backgrounds, recipe.size, recipe.counts) for _ in range(count)]
+    return [compose(rng, sprites, backgrounds, recipe.size, recipe.counts, looks=recipe.looks) for _ in range(count)]
 
 
 def bank(path: Path, recipe: Recipe, count: int, seed: int, workers: int | None = None) -> list[Scene]:
@@ -45,8 +47,8 @@ def bank(path: Path, recipe: Recipe, count: int, seed: int, workers: int | None 
     jobs = [(path, recipe, seed * 1_000_003 + i, min(chunk, count - i)) for i in range(0, count, chunk)]
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers == 1:
-        parts = [draw(*job) for job in jobs]
+        parts = [compose_scenes(*job) for job in jobs]
     else:
         with ProcessPoolExecutor(workers) as pool:
-            parts = list(pool.map(draw, *zip(*jobs, strict=True)))
+            parts = list(pool.map(compose_scenes, *zip(*jobs, strict=True)))
     return [scene for part in parts for scene in part]

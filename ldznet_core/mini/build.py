@@ -1,6 +1,6 @@
 """The build of the bundled miniature: steps that each read the folder of the one before and can be resumed.
 
-`pack` fetches the art and needs the network once; the others need torch, numpy, Pillow and safetensors only.
+`pack` fetches the art and needs the network once. All steps need the extra `build`.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -17,33 +18,43 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..backbones.load import load_backbone
+from ..backbones.torch_ldm import FileBackbone
+from ..checkpoints.bundled import BUNDLED
+from ..decoders.files import load_decoder, write_decoder
+from ..decoders.unet import KINDS
 from ..errors import InputError
-from ..hosts import load_host
-from ..hosts.ldm import LDMHost
-from ..networks.decoder import KINDS
-from ..weights import BUNDLED, load_decoder, write_decoder
+from ..evaluation.predictors import by_kind
+from ..imaging.images import to_network
+from ..imaging.sheets import sheet
+from ..training.loop import Plan
 from . import evaluation
 from .bank import Recipe, bank
-from .decoders import blend, train_decoder, training_data
+from .decoders import blend, train_kind, training_data
 from .denoiser import train_denoiser, trained_vae
-from .drawing import draw
-from .loop import Plan
+from .dit import COUNTS as DIT_COUNTS
+from .dit import export, train_dit
+from .drawing import generate
+from .light import train_light
+from .light import training_data as light_data
 from .recognise import recognise as name_all
 from .recognise import single_things, train_classifier
-from .sheets import sheet
-from .vae import to_network, train_vae
+from .vae import train_vae
 from .words import article
 from .world import COLOUR_RGB
 
 log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
+LIGHT, LIGHT_RATE = "light", 1e-3
+DIT_RATE = 1e-3
+TRANSFORMER = "mini-dit.safetensors"
 MUON = 5  # its rate over AdamW's: 12 does as well, 1 learns less than AdamW alone
 DRAWING_COUNTS = (0.6, 0.3, 0.1)  # shapes are learnt from single, large things
-BLEND = {"ldznet": 0.75, "znet": 0.5}  # of the long way, as `benchmarks/blend.py` found best
+BLEND = {"ldznet": 0.75, "znet": 0.5, LIGHT: 0.75}  # of the long way, as `benchmarks/blend.py` found best
 EVALUATION_SCENES = 150
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4
-LIMIT = 64_000_000  # bytes of all bundled weights together
+LIMIT = 84_000_000  # bytes of all bundled weights together
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ class Settings:
     denoiser_minutes: float
     decoder_steps: int
     long_steps: int
+    light_steps: int
+    long_light_steps: int
     drawing_scenes: int  # for the denoiser
     scenes: int  # for everything else
     vae_batch: int
@@ -63,11 +76,14 @@ class Settings:
     decoder_batch: int
     learning_rate: float
     decoder_rate: float
+    dit_minutes: float
+    dit_scenes: int
+    dit_batch: int
 
 
 SETTINGS = {
-    128: Settings(128, 32, 22, 90, 500, 2500, 24_000, 6_000, 4, 32, 12, 8e-4, 4e-4),
-    256: Settings(256, 100, 4, 15, 2000, 6000, 60_000, 30_000, 16, 256, 96, 1e-3, 5e-4),
+    128: Settings(128, 32, 22, 90, 500, 2500, 3000, 6000, 24_000, 6_000, 4, 32, 12, 8e-4, 4e-4, 240, 8_000, 24),
+    256: Settings(256, 100, 4, 15, 2000, 6000, 20000, 40000, 60_000, 30_000, 16, 256, 96, 1e-3, 5e-4, 20, 60_000, 256),
 }
 
 
@@ -124,7 +140,20 @@ def denoiser(build: Build) -> None:
     recipe = Recipe(s.size, s.concepts, counts=DRAWING_COUNTS)
     plan = build.plan(s.learning_rate, s.denoiser_minutes, 0.998)
     train_denoiser(build.pack, build.folder / "vae", folder, plan, recipe, s.drawing_scenes, s.batch)
-    sample_sheet(load_host(folder / "mini.safetensors"), build.folder / "samples.png")
+    sample_sheet(load_backbone(folder / "mini.safetensors"), build.folder / "samples.png")
+
+
+def dit(build: Build) -> None:
+    """The miniature transformer, beside the autoencoder and the text encoder of the step `denoiser`."""
+    s = build.settings
+    folder, file = build.folder / "dit", build.folder / "denoiser" / TRANSFORMER  # beside what it shares
+    model = load_backbone(file.with_name("mini.safetensors")).model
+    size, nouns = model.about["size"], model.about["nouns"]
+    recipe = Recipe(size, len(nouns), counts=DIT_COUNTS)
+    plan = build.plan(DIT_RATE, s.dit_minutes, 0.995)
+    train_dit(build.pack, model, folder, plan, recipe, s.dit_scenes, s.dit_batch)
+    export(folder, model, {"size": size, "nouns": nouns}, file)
+    sample_sheet(load_backbone(file), build.folder / "samples-dit.png")
 
 
 def drawing_captions(nouns: list[str]) -> list[str]:
@@ -133,23 +162,27 @@ def drawing_captions(nouns: list[str]) -> list[str]:
     return [f"{article(n)} on {article(grounds[i % len(grounds)])} background" for i, n in enumerate(nouns)]
 
 
-def sample_sheet(host: LDMHost, path: Path) -> None:
-    captions = drawing_captions(host.model.about["nouns"])[:32]
-    sheet(list(draw(host, captions, host.model.about["size"], seed=0)), captions, path)
+def sample_sheet(backbone: FileBackbone, path: Path) -> None:
+    captions = drawing_captions(backbone.model.about["nouns"])[:32]
+    sheet(list(generate(backbone, captions, backbone.model.about["size"], seed=0)), captions, path)
 
 
 def recognise(build: Build) -> None:
-    """`recognition.json`: how often a classifier names unseen sprites, and what the miniature was asked to draw."""
-    host = load_host(build.folder / "denoiser" / "mini.safetensors")
-    nouns, size = host.model.about["nouns"], host.model.about["size"]
+    """`recognition.json`: how often a classifier names unseen sprites, and what the miniatures were asked to draw."""
+    files = [build.folder / "denoiser" / name for name in ("mini.safetensors", TRANSFORMER)]
+    backbone, *others = map(load_backbone, filter(Path.is_file, files))
+    nouns, size = backbone.model.about["nouns"], backbone.model.about["size"]
     network = train_classifier(build.pack, nouns, size, build.settings.scenes, CLASSIFIER_EPOCHS)
     captions = [caption for caption in drawing_captions(nouns) for _ in range(DRAWINGS_EACH)]
     labels = torch.arange(len(nouns)).repeat_interleave(DRAWINGS_EACH)
     unseen = single_things(build.pack, nouns, ("val", "test"), 500, size, seed=32)
     found = {
         "unseen sprites": asdict(name_all(network, *unseen)),
-        "drawings": asdict(name_all(network, draw(host, captions, size, seed=500), labels)),
+        "drawings": asdict(name_all(network, generate(backbone, captions, size, seed=500), labels)),
     }
+    for other in others:
+        pictures = generate(other, captions, size, seed=500)
+        found[f"drawings of {other.name}"] = asdict(name_all(network, pictures, labels))
     (build.folder / "recognition.json").write_text(json.dumps(found, indent=1))
     log.info("recognised: %s", found)
 
@@ -174,9 +207,18 @@ def decoder_file(folder: Path, name: str) -> Path:
 
 def decoders(build: Build) -> None:
     """Every kind from every seed, equally long; then the bundled kinds: on from seed 0, and a part of the way back."""
-    run_jobs(build, [Job(kind, seed) for seed in range(build.seeds) for kind in KINDS])
-    run_jobs(build, [Job(kind, 0, long=True) for kind in BUNDLED_KINDS])
-    for kind in BUNDLED_KINDS:
+    compared_and_bundled(build, KINDS, BUNDLED_KINDS)
+
+
+def light(build: Build) -> None:
+    """Light decoders, as `decoders` makes the others."""
+    compared_and_bundled(build, (LIGHT,), (LIGHT,))
+
+
+def compared_and_bundled(build: Build, compared: Iterable[str], bundled: Iterable[str]) -> None:
+    run_jobs(build, [Job(kind, seed) for seed in range(build.seeds) for kind in compared])
+    run_jobs(build, [Job(kind, 0, long=True) for kind in bundled])
+    for kind in bundled:
         first, last = (load_decoder(decoder_file(build.folder, f"{kind}-{end}")) for end in ("0", "long"))
         training = {**last.info.training, "blend": BLEND[kind]}
         decoder, info = blend(first, last, BLEND[kind]), replace(last.info, training=training)
@@ -200,28 +242,38 @@ def one_thread() -> None:
 
 def train_jobs(build: Build, jobs: list[Job]) -> None:
     s = build.settings
-    host = load_host(build.folder / "denoiser" / "mini.safetensors")
-    data = training_data(build.pack, host.model, s.scenes)
+    backbone = load_backbone(build.folder / "denoiser" / "mini.safetensors")
+    make = light_data if jobs[0].kind == LIGHT else training_data
+    data = make(build.pack, backbone.model, s.scenes)
     for job in jobs:
         path = decoder_file(build.folder, job.name)
         if build.resume and path.is_file():
             continue
-        plan = build.plan(s.decoder_rate, math.inf, 0.995)
         if job.long and not path.with_suffix("").exists():
             shutil.copytree(decoder_file(build.folder, f"{job.kind}-0").with_suffix(""), path.with_suffix(""))
+        if job.kind == LIGHT:
+            plan = build.plan(LIGHT_RATE, math.inf, 0.998)
+            short, long = s.light_steps, s.long_light_steps
+        else:
+            plan, short, long = build.plan(s.decoder_rate, math.inf, 0.995), s.decoder_steps, s.long_steps
         if build.minutes is None:
-            plan = replace(plan, steps=s.long_steps if job.long else s.decoder_steps)
-        train_decoder(job.kind, job.seed, host.model, data, path, replace(plan, resume=plan.resume or job.long),
-                      s.decoder_batch)
+            plan = replace(plan, steps=long if job.long else short)
+        plan = replace(plan, resume=plan.resume or job.long)
+        if job.kind == LIGHT:
+            train_light(job.seed, backbone, data, path, plan)
+        else:
+            train_kind(job.kind, job.seed, backbone, data, path, plan, s.decoder_batch)
 
 
 def evaluate(build: Build) -> None:
     """Score decoders on all sets, in the rows that `ldznet evaluate` prints: those of the comparison in
     `evaluation.json`, those to be bundled in `bundled.json`."""
-    host = load_host(build.folder / "denoiser" / "mini.safetensors")
-    for name, pattern in (("evaluation.json", "*-[0-9].safetensors"), ("bundled.json", "*-blend.safetensors")):
-        decoders, rows = evaluation.by_kind(sorted((build.folder / "decoders").glob(pattern))), []
-        for row in evaluation.table(host, decoders, build.pack, evaluation.SETS, EVALUATION_SCENES):
+    backbone = load_backbone(build.folder / "denoiser" / "mini.safetensors")
+    parts = {"evaluation.json": ("*-[0-9]",), "bundled.json": ("*-blend",)}
+    for name, patterns in parts.items():
+        files = sorted(file for one in patterns for file in (build.folder / "decoders").glob(f"{one}.safetensors"))
+        decoders, rows = by_kind(files), []
+        for row in evaluation.table(backbone, decoders, build.pack, evaluation.SETS, EVALUATION_SCENES):
             rows.append(row.as_dict())
             (build.folder / name).write_text(json.dumps(rows, indent=1))
 
@@ -238,19 +290,23 @@ def metrics_of(build: Build, kind: str) -> dict:
 
 
 def bundle(build: Build) -> None:
-    """Put the checkpoint, its tokenizer and the blended ZNet and LD-ZNet where `mini` is loaded from."""
+    """Put the checkpoint, its tokenizer, the blended decoders and, where there is one, the transformer where `mini` is
+    loaded from."""
     sources = {
         "mini.safetensors": build.folder / "denoiser" / "mini.safetensors",
-        **{f"{kind}.safetensors": decoder_file(build.folder, f"{kind}-blend") for kind in BUNDLED_KINDS},
+        **{f"{kind}.safetensors": decoder_file(build.folder, f"{kind}-blend") for kind in (*BUNDLED_KINDS, LIGHT)},
     }
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:
         raise InputError(f"nothing to bundle yet: {missing[0]} is missing, run the steps before")
+    if (transformer := build.folder / "denoiser" / TRANSFORMER).is_file():
+        sources[TRANSFORMER] = transformer
     total = sum(p.stat().st_size for p in sources.values())
     if total > LIMIT:
         raise InputError(f"the weights take {total / 1e6:.1f} MB together, more than {LIMIT / 1e6:.0f} MB")
     BUNDLED.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(sources.pop("mini.safetensors"), BUNDLED / "mini.safetensors")
+    for name in {"mini.safetensors", TRANSFORMER} & sources.keys():
+        shutil.copyfile(sources.pop(name), BUNDLED / name)
     for name, source in sources.items():
         decoder = load_decoder(source)
         info = replace(decoder.info, metrics=metrics_of(build, decoder.kind))

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..ldm import LatentDiffusion, write
+from ..checkpoints.ldm import LatentDiffusion, write
+from ..checkpoints.tokenizer import learn
+from ..imaging.images import to_network
 from ..networks.autoencoder import Autoencoder
+from ..networks.precision import half_precision
+from ..networks.schedule import Schedule
 from ..networks.text import ClipText, TextConfig
 from ..networks.unet import UNet, UNetConfig
-from ..schedule import Schedule
-from ..tokenizer import learn
+from ..training.checkpoint import read_shards
+from ..training.hardware import compile_on_gpu
+from ..training.loop import Moment, Plan, train
 from .bank import Recipe, bank
-from .loop import Plan, compile_on_gpu, half_precision, read_pieces, train
 from .vae import CONFIG as VAE_CONFIG
-from .vae import to_network
 from .words import vocabulary_words
 from .world import load_pack, nouns
 
@@ -44,7 +47,7 @@ class Conditioned(nn.Module):
 
 def trained_vae(folder: Path, device: str) -> Autoencoder:
     vae = Autoencoder(VAE_CONFIG)
-    tensors, _ = read_pieces(folder)
+    tensors, _ = read_shards(folder)
     vae.load_state_dict({k[2:]: v.float() for k, v in tensors.items() if k.startswith("a.")})
     return vae.to(device).eval().requires_grad_(False)
 
@@ -95,7 +98,7 @@ def train_denoiser(
     compile_on_gpu(device, network.unet)
     schedule = Schedule.stable_diffusion("v")
 
-    def loss(progress: float) -> Tensor:
+    def loss(moment: Moment) -> Tensor:
         picked = torch.randint(len(z), (batch,), device=device)
         clean, words = z[picked], tokens[picked]
         words = torch.where(torch.rand(batch, 1, device=device) < CAPTION_DROPOUT, empty, words)

@@ -5,14 +5,14 @@ alone on a plain ground and cut out by its difference from that ground; cut-outs
 the whole picture is noised a little and drawn anew, so that every pixel of it is the miniature's own.
 """
 
-from collections import deque
-
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from ..hosts.ldm import STEPS, LDMHost
+from ..backbones.sampling import STEPS
+from ..backbones.torch_ldm import FileBackbone
 from .words import article
 from .world import Background, Scene, Sprite, compose
 
@@ -22,42 +22,28 @@ GROUNDS = ("white", "blue", "green", "pink", "yellow", "purple")
 
 
 @torch.inference_mode()
-def denoise(host: LDMHost, z_t: Tensor, captions: list[str], steps: list[int]) -> Tensor:
+def denoise(backbone: FileBackbone, z_t: Tensor, captions: list[str], steps: list[int]) -> Tensor:
     """Denoise `z_t` [B, 4, h, w] from timestep `steps[0]` with guidance, a caption a row."""
-    context = torch.cat([host.embed([""] * len(captions)).context, host.embed(captions).context])
-    *_, (_, z) = host.model.schedule.ddim(lambda z, t: host.guided(z, t, context)[0], z_t, steps)
+    text = backbone.embed([""] * len(captions) + captions)
+    *_, (_, z) = backbone.schedule.ddim(lambda z, t: backbone.guided(z, t, text), z_t, steps)
     return z
 
 
-def redraw_steps(host: LDMHost) -> list[int]:
-    """The timesteps of drawing a picture anew, from `REDRAW_FROM` on as densely as a whole drawing's."""
-    return host.schedule.steps(max(2, round(STEPS * REDRAW_FROM / 1000)), REDRAW_FROM)
+def redraw_steps(backbone: FileBackbone) -> list[int]:
+    """The timesteps of generating a picture anew: from `REDRAW_FROM` on, as dense as those of a whole sampling run."""
+    return backbone.schedule.steps(max(2, round(STEPS * REDRAW_FROM / 1000)), REDRAW_FROM)
 
 
-def draw(host: LDMHost, captions: list[str], size: int, seed: int = 0, batch: int = 32) -> np.ndarray:
+def generate(backbone: FileBackbone, captions: list[str], size: int, seed: int = 0, batch: int = 32) -> np.ndarray:
     """One picture a caption, uint8 [N, size, size, 3]; the noise of row i follows from `seed` + i."""
     pictures = []
     for start in range(0, len(captions), batch):
         part = captions[start : start + batch]
         generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
         noise = torch.stack([torch.randn(4, size // 8, size // 8, generator=g) for g in generators])
-        z = denoise(host, noise.to(host.device), part, host.model.schedule.steps(STEPS))
-        pictures.append((host.decode(z) * 255).round().byte().cpu().numpy())
+        z = denoise(backbone, noise.to(backbone.device), part, backbone.schedule.steps(STEPS))
+        pictures.append((backbone.decode(z) * 255).round().byte().cpu().numpy())
     return np.concatenate(pictures)
-
-
-def flood(free: np.ndarray) -> np.ndarray:
-    """The part of `free` (bool [H, W]) that is joined to the border."""
-    height, width = free.shape
-    reached = np.zeros_like(free)
-    queue = deque((y, x) for y in range(height) for x in range(width) if y in (0, height - 1) or x in (0, width - 1))
-    while queue:
-        y, x = queue.popleft()
-        if not (0 <= y < height and 0 <= x < width) or reached[y, x] or not free[y, x]:
-            continue
-        reached[y, x] = True
-        queue.extend(((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)))
-    return reached
 
 
 def cut_out(picture: np.ndarray) -> np.ndarray | None:
@@ -72,7 +58,7 @@ def cut_out(picture: np.ndarray) -> np.ndarray | None:
     if np.abs(border - ground).max(1).mean() > 16:
         return None
     distance = np.abs(values - ground).max(-1)
-    thing = ~flood(distance < 40)
+    thing = binary_fill_holes(distance >= 40)
     image = Image.fromarray((thing * 255).astype(np.uint8))
     image = image.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MedianFilter(5))  # specks and halo off
     alpha = np.asarray(image.filter(ImageFilter.GaussianBlur(0.7)))
@@ -84,33 +70,35 @@ def cut_out(picture: np.ndarray) -> np.ndarray | None:
     return np.dstack([picture, alpha])[box]
 
 
-def drawn_sprites(host: LDMHost, nouns: tuple[str, ...], each: int, size: int, seed: int) -> tuple[Sprite, ...]:
+def drawn_sprites(
+    backbone: FileBackbone, nouns: tuple[str, ...], each: int, size: int, seed: int
+) -> tuple[Sprite, ...]:
     """Cut-outs of the miniature's own drawings, up to `each` a noun."""
     wanted = [(noun, GROUNDS[i % len(GROUNDS)]) for noun in nouns for i in range(each)]
     captions = [f"{article(noun)} on {article(ground)} background" for noun, ground in wanted]
-    pictures = draw(host, captions, size, seed)
+    pictures = generate(backbone, captions, size, seed)
     cut = ((noun, cut_out(picture)) for (noun, _), picture in zip(wanted, pictures, strict=True))
     return tuple(Sprite(n, n, "generated", "generated", "", None, rgba) for n, rgba in cut if rgba is not None)
 
 
 def generated_scenes(
-    host: LDMHost, nouns: tuple[str, ...], count: int, size: int, seed: int = 0, each: int = 6
+    backbone: FileBackbone, nouns: tuple[str, ...], count: int, size: int, seed: int = 0, each: int = 6
 ) -> list[Scene]:
     """Scenes of two and three things in which every pixel was drawn by the miniature, with masks by construction."""
-    sprites = drawn_sprites(host, nouns, each, size, seed)
+    sprites = drawn_sprites(backbone, nouns, each, size, seed)
     rng = np.random.default_rng(seed)
-    grounds = draw(host, [f"{article(c)} background" for c in GROUNDS] * 2, size, seed + 10_000)
+    grounds = generate(backbone, [f"{article(c)} background" for c in GROUNDS] * 2, size, seed + 10_000)
     backgrounds = [Background("photo", "generated", g) for g in grounds]
     scenes = [compose(rng, sprites, backgrounds, size, (0, 0.6, 0.4)) for _ in range(count)]
     redrawn = []
-    steps = redraw_steps(host)
+    steps = redraw_steps(backbone)
     for start in range(0, count, 32):
         part = scenes[start : start + 32]
         images = torch.from_numpy(np.stack([s.image for s in part])).float() / 255
-        z = host.encode(images)
+        z = backbone.encode(images)
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed + start)).to(z)
-        z_t = host.model.schedule.add_noise(z, noise, torch.full((len(z),), REDRAW_FROM))
-        pictures = host.decode(denoise(host, z_t, [s.caption for s in part], steps))
+        z_t = backbone.schedule.add_noise(z, noise, torch.full((len(z),), REDRAW_FROM))
+        pictures = backbone.decode(denoise(backbone, z_t, [s.caption for s in part], steps))
         pictures = (pictures * 255).round().byte().cpu().numpy()
         redrawn += [Scene(p, s.caption, s.things, s.background) for p, s in zip(pictures, part, strict=True)]
     return redrawn

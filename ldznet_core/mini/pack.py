@@ -14,17 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import replacing
-from .art import (
-    OOD_STYLES,
-    SIDE,
-    TRAIN_STYLES,
-    background_images,
-    emoji_names,
-    npm_pack,
-    rasteriser,
-    style_images,
-)
+from ..imaging.files import replacing
+from .art import OOD_STYLES, SIDE, TRAIN_STYLES, background_images, emoji_names, npm_pack, rasteriser, style_images
 
 log = logging.getLogger(__name__)
 

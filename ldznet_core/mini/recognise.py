@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..imaging.images import to_network
+from ..training.hardware import keep_heap
 from .bank import Recipe, bank
-from .loop import keep_heap
-from .vae import to_network
 
 log = logging.getLogger(__name__)
 SIDE = 64  # pixels that the classifier sees a side

@@ -11,17 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..imaging.images import to_network
 from ..networks.autoencoder import Autoencoder, AutoencoderConfig
+from ..networks.precision import half_precision
+from ..training.hardware import compile_on_gpu
+from ..training.loop import Moment, Plan, train
 from .bank import Recipe, bank
-from .loop import Plan, compile_on_gpu, half_precision, train
 
 log = logging.getLogger(__name__)
 CONFIG = AutoencoderConfig(channels=64, channel_mult=(1, 1, 1, 1), num_res_blocks=0)
-
-
-def to_network(images: np.ndarray, device: str = "cpu") -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W] in -1..1."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def reconstruction_loss(drawn: Tensor, image: Tensor) -> Tensor:
@@ -38,9 +36,9 @@ def train_vae(pack: Path, folder: Path, plan: Plan, recipe: Recipe, scenes: int,
     vae = Autoencoder(CONFIG).to(plan.device)
     compile_on_gpu(plan.device, vae.encoder, vae.decoder)
 
-    def loss(progress: float) -> Tensor:
+    def loss(moment: Moment) -> Tensor:
         # Quarter-size crops first: four times as many, and convolutions do not mind.
-        crop, count = (recipe.size // 2, batch * 4) if progress < 0.8 else (recipe.size, batch)
+        crop, count = (recipe.size // 2, batch * 4) if moment.progress < 0.8 else (recipe.size, batch)
         top, left = rng.integers(0, recipe.size - crop + 1, 2)
         picked = rng.integers(0, len(images), count)
         image = to_network(images[picked, top : top + crop, left : left + crop], plan.device)
@@ -51,7 +49,7 @@ def train_vae(pack: Path, folder: Path, plan: Plan, recipe: Recipe, scenes: int,
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         return reconstruction_loss(drawn.float(), image) + 1e-4 * kl
 
-    averaged = train(vae, loss, plan, folder)
+    averaged = train(vae, loss, plan, folder, rng=rng)
     vae.load_state_dict(averaged)
     measure(vae.eval(), to_network(np.stack([s.image for s in bank(pack, recipe, 64, seed=2)]), plan.device))
 

@@ -141,6 +141,10 @@ def caption(rng, chosen, background: str) -> str:
         elif takes_article(sprite.noun):
             words = article(words)
         parts.append(words)
+    if not parts:
+        if background in COLOURS:
+            return f"{article(background)} background"
+        return "a photo" if background == "photo" else background
     text = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     if rng.random() < 0.1:
         return text

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .pack import COLOURS, FORMAT
+from .styles import Looks, restyle_picture, restyle_things
 from .words import CPU_NOUNS, caption, clash, takes_article
 
 COLOUR_RGB = {
@@ -138,16 +139,18 @@ def _centre(thing: Thing) -> tuple[float, float]:
 
 
 def load_pack(path) -> Pack:
-    """Read a pack file written by build_pack, all images decoded."""
+    """The pack in a file that `ldznet mini build pack` wrote, all images decoded. Raises InputError."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no pack at {path}: build one with ldznet_core.mini.pack.build_pack")
+        raise InputError(f"no pack at {path}: 'ldznet mini build pack' writes mini-build/world.zip")
     try:
         with zipfile.ZipFile(path) as archive:
             index = json.loads(archive.read("index.json"))
             if index.get("format") != FORMAT:
-                found = index.get("format")
-                raise InputError(f"{path} is a pack of format {found!r}, not {FORMAT!r}: build it again")
+                raise InputError(
+                    f"{path} is a pack of format {index.get('format')!r}, not {FORMAT!r}: "
+                    "build it again with 'ldznet mini build pack'"
+                )
             fields = ("noun", "concept", "style", "split", "group", "colour")
             sprites = tuple(
                 Sprite(**{k: row[k] for k in fields}, rgba=_decode(archive, row["file"], "RGBA"))
@@ -161,7 +164,9 @@ def load_pack(path) -> Pack:
         raise
     except Exception as error:  # a damaged zip, JSON or image can raise nearly anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{path} is not a whole pack ({reason}): build it again") from None
+        raise InputError(
+            f"{path} is not a whole pack ({reason}): build it again with 'ldznet mini build pack'"
+        ) from None
     return Pack(sprites, backgrounds)
 
 
@@ -184,12 +189,14 @@ def nouns(pack: Pack, count: int) -> tuple[str, ...]:
 
 
 def compose(
-    rng: np.random.Generator, sprites, backgrounds, size=128, counts=(0.3, 0.45, 0.25), scale=None
+    rng: np.random.Generator, sprites, backgrounds, size=128, counts=(0.3, 0.45, 0.25), scale=None,
+    looks: Looks | None = None,
 ) -> Scene:
     """A random scene of 1, 2 or 3 things (with the probabilities in counts).
 
     The noun is drawn first and then one of its sprites, so that nouns are balanced. scale=(low, high) sets
-    the longest side as a share of size; without backgrounds only plain colours are used.
+    the longest side as a share of size; without backgrounds only plain colours are used. With `looks` things and
+    pictures are restyled, and some pictures show nothing.
     """
     if len(sprites) == 0:
         raise InputError("compose got no sprites: check the nouns, styles and splits that were selected")
@@ -198,6 +205,12 @@ def compose(
         by_noun.setdefault(sprite.noun, []).append(sprite)
     weights = np.asarray(counts, float)
     number = 1 + int(rng.choice(len(weights), p=weights / weights.sum()))
+    if looks and rng.random() < looks.empty:
+        image, background = _background(rng, backgrounds, size, [])
+        if rng.random() < looks.pictures:
+            image = restyle_picture(rng, image, keep_hue=True)
+        image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+        return Scene(image, caption(rng, [], background), (), background)
     chosen = _choose(rng, by_noun, number)
     for attempt in range(MAX_ATTEMPTS + 1):
         if attempt == MAX_ATTEMPTS:
@@ -206,6 +219,8 @@ def compose(
             )
         shares = [_longest(rng, len(chosen), scale) for _ in chosen]
         patches = [_patch(rng, s, share, size) for s, share in zip(chosen, shares, strict=True)]
+        if looks:
+            chosen, patches = restyle_things(rng, chosen, patches, looks, size)
         alphas = np.zeros((len(chosen), size, size), np.float32)
         corners = _places(rng, [p.shape[:2] for p in patches], size)
         for alpha, patch, (top, left) in zip(alphas, patches, corners, strict=True):
@@ -219,6 +234,8 @@ def compose(
     for patch, (top, left) in zip(patches, corners, strict=True):
         region = image[top : top + patch.shape[0], left : left + patch.shape[1]]
         region += patch[..., 3:] * (patch[..., :3] - region)
+    if looks and rng.random() < looks.pictures:
+        image = restyle_picture(rng, image, keep_hue=True)
     things = tuple(Thing(s, m, _box(m)) for s, m in zip(chosen, masks, strict=True))
     image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
     return Scene(image, caption(rng, chosen, background), things, background)
@@ -325,7 +342,7 @@ def _plain(rng, size: int, patches) -> tuple[np.ndarray, str]:
         weight = patch[::3, ::3, 3:]
         means.append((patch[::3, ::3, :3] * weight).sum((0, 1)) / max(float(weight.sum()), 1e-3))
     order = rng.permutation(len(COLOURS))
-    distances = [min(np.abs(m - COLOUR_RGB[COLOURS[i]]).sum() for m in means) for i in order]
+    distances = [min((np.abs(m - COLOUR_RGB[COLOURS[i]]).sum() for m in means), default=999) for i in order]
     # The first that is far enough, else the farthest.
     enough = [i for i, d in zip(order, distances, strict=True) if d > 130]
     word = COLOURS[enough[0] if enough else order[int(np.argmax(distances))]]

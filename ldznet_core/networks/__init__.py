@@ -1,1 +1,1 @@
-"""Pure networks: tensors in, tensors out. Nothing here knows a host, a file or a picture."""
+"""Pure networks: tensors in, tensors out. Nothing here knows a backbone, a file or a picture."""

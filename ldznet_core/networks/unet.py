@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .layers import Downsample, ResBlock, SpatialTransformer, Upsample, timestep_embedding
 
@@ -37,6 +38,11 @@ class UNetConfig:
     vector_channels: int = 0  # of what is added to the time embedding: SDXL's pooled text and picture sizes
     feature_grid: int = 0
 
+    @classmethod
+    def from_dict(cls, values: dict) -> "UNetConfig":
+        """The config that `dataclasses.asdict` gave, as it comes back from JSON."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
     def heads(self, channels: int) -> int:
         return channels // self.head_channels if self.head_channels else self.num_heads
 
@@ -44,6 +50,15 @@ class UNetConfig:
         """Transformer blocks in each spatial transformer of this level; below the last with attention, the middle's."""
         level = min(level, max(self.attention_levels))
         return self.transformer_depth if isinstance(self.transformer_depth, int) else self.transformer_depth[level]
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """All blocks with a spatial transformer, in the order of a pass: 16 in SD 1.x and 2.x, 11 in SDXL."""
+        per_level, lowest, levels = self.num_res_blocks, len(self.channel_mult) - 1, sorted(self.attention_levels)
+        encoder = [f"input_blocks.{level * (per_level + 1) + 1 + i}" for level in levels for i in range(per_level)]
+        starts = [(lowest - level) * (per_level + 1) for level in levels[::-1]]
+        decoder = [f"output_blocks.{start + i}" for start in starts for i in range(per_level + 1)]
+        return (*encoder, "middle_block", *decoder)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -103,12 +118,13 @@ class UNet(nn.Module):
     """eps or v of a noised latent: ([B, 4, h, w], timesteps [B], context [B, N, D]) -> [B, 4, h, w].
 
     h and w must be multiples of 2 ** (number of levels - 1): 8 for SD 1.x and 2.x, 4 for SDXL. A UNet with
-    `vector_channels` also needs `vector` [B, vector_channels], another takes none: ValueError.
+    `vector_channels` also needs `vector` [B, vector_channels], another takes none: ValueError. With `checkpointing`
+    training keeps the inputs of blocks only and computes each block once more for its gradient.
     """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
-        self.config = config
+        self.config, self.checkpointing = config, False
         c, ch = config, config.model_channels
         self.time_embed = embedder(ch, ch * 4)
         if c.vector_channels:
@@ -201,7 +217,11 @@ class UNet(nn.Module):
             if name.startswith("output_blocks"):
                 h = torch.cat([h, skips.pop()], dim=1)
             last = wanted is not None and wanted <= {*found, name}
-            h, tapped = block.run(h, embedding, context, features.get(name), stop=last)
+            inputs = (h, embedding, context, features.get(name), last)
+            if self.checkpointing and torch.is_grad_enabled():
+                h, tapped = checkpoint(block.run, *inputs, use_reentrant=False)
+            else:
+                h, tapped = block.run(*inputs)
             if name.startswith("input_blocks"):
                 skips.append(h)
             if found is not None and tapped is not None:

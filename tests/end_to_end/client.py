@@ -16,7 +16,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PACK = "ldznet-masks"  # the folder's name in custom_nodes/
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+EXAMPLES = [path for path in TEMPLATES if not path.stem.startswith("impact_pack")]  # of ComfyUI's nodes and ours
 Graph = dict[str, dict]  # a prompt in API format: {id: {"class_type": ..., "inputs": {name: value or [id, output]}}}
 
 

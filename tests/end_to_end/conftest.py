@@ -141,6 +141,16 @@ def server(serve):
     return serve()
 
 
+@pytest.fixture(scope="module")
+def page(serve, tmp_path_factory):
+    """ComfyUI's page in a browser, ready to be worked with."""
+    from browser import open_page  # needs selenium
+
+    page = open_page(serve(), tmp_path_factory.mktemp("browser"))
+    yield page
+    page.quit()
+
+
 @pytest.fixture(autouse=True)
 def no_traceback(servers):
     """Whatever a test does, no server logs an error that the test did not ask for."""

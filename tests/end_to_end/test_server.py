@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from client import EXAMPLES, PACK, Server, node, to_api
+from client import EXAMPLES, PACK, TEMPLATES, Server, node, to_api
 from test_caching import picture
 
-from ldznet_core import ldm, tokenizer
+from ldznet_core.checkpoints import ldm, tokenizer
+from ldznet_core.decoders.files import DecoderInfo, write_decoder
+from ldznet_core.decoders.unet import DecoderConfig, MaskDecoder
 from ldznet_core.networks.autoencoder import Autoencoder, AutoencoderConfig
-from ldznet_core.networks.decoder import DecoderConfig, MaskDecoder
+from ldznet_core.networks.schedule import Schedule
 from ldznet_core.networks.text import ClipText, TextConfig
 from ldznet_core.networks.unet import UNet, UNetConfig
-from ldznet_core.schedule import Schedule
-from ldznet_core.weights import DecoderInfo, write_decoder
 
 NODES = {
     "LDZNetLoadMini", "LDZNetLoadDecoder", "LDZNetSegment", "LDZNetCapture", "LDZNetSegmentCaptured", "LDZNetLabelMap",
-    "LDZNetRefineMask", "LDZNetAttentionMask",
+    "LDZNetRefineMask", "LDZNetAttentionMask", "LDZNetMasksToSEGS",
 }
 MINIATURE = [path for path in EXAMPLES if "CheckpointLoaderSimple" not in path.read_text()]
 SD15 = [path for path in EXAMPLES if path not in MINIATURE]
@@ -28,7 +28,9 @@ SIZES = {
         "LD-ZNet/drawn": (128, 128), "LD-ZNet/inpainted": (128, 128), "LD-ZNet/composite": (128, 128)
     },
     "several_phrases_label_map": {"LD-ZNet/labels": (256, 128 + 22), "LD-ZNet/overlay": (256, 128)},
+    "1_mask_by_words": {},
     "any_checkpoint_words_to_mask_no_decoder": {"LD-ZNet/inpainted": (128, 128)},
+    "flux_words_to_mask_and_inpaint": {"LD-ZNet/inpainted": (128, 128)},
     "sd15_image_to_mask_to_inpaint": {"LD-ZNet/inpainted": (128, 128)},
     "sd15_mask_while_sampling_detail": {"LD-ZNet/detailed": (192, 192)},
 }
@@ -69,7 +71,7 @@ def segment(**inputs) -> dict:
 
 
 def attention(text: str = "cat", **inputs) -> dict:
-    """An Attention Mask that keeps every mask."""
+    """A Segment without Decoder that keeps every mask."""
     settings = {"method": "attention", "timestep": -1, "seed": 0, "threshold": 0.5, "spread": "auto", "presence": 0.0}
     return node("LDZNetAttentionMask", clip=("load", 1), text=text, **settings, **inputs)
 
@@ -100,9 +102,9 @@ def test_nodes_are_translated(server, language):
 
 
 def test_example_workflows_are_templates(server):
-    names = {path.stem for path in EXAMPLES}
+    names = {path.stem for path in TEMPLATES}
     assert names and set(server.json("/workflow_templates")[PACK]) == names
-    for path in EXAMPLES:
+    for path in TEMPLATES:
         served = server.get(f"/api/workflow_templates/{PACK}/{path.name}")
         assert json.loads(served) == json.loads(path.read_text(encoding="utf-8"))
 
@@ -119,7 +121,7 @@ def test_example_workflow_runs_on_the_miniature(server, path):
     "inputs, message",
     [
         ({"text": " \n| ", "latent": ("empty", 0)}, "no phrase was given: say what to find"),
-        ({}, "there is nothing to look at: connect an image or a latent"),
+        ({}, "there is no image to segment: connect an image or a latent"),
         ({"image": ("picture", 0)}, "an image needs the VAE"),
         ({"latent": ("wide", 0)}, "the latent is of shape [1, 16, 16, 16]"),
         ({"latent": ("wide", 0), "image": ("picture", 0), "vae": ("load", 2)}, "the latent is of shape"),
@@ -136,13 +138,13 @@ def test_a_wrong_input_is_explained(server, inputs, message):
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ({"latent": ("empty", 0)}, "connect a model, or a capture of one"),
+        ({"latent": ("empty", 0)}, "connect a model, or a capture with its latent"),
         ({"model": ("load", 0)}, "connect an image or a latent"),
-        ({"capture": ("capture", 1), "image": ("park", 0)}, "connect the LATENT that its sampler gave"),
+        ({"capture": ("capture", 1), "image": ("park", 0)}, "connect the LATENT of its sampler"),
         ({"model": ("load", 0), "image": ("park", 0)}, "an image needs the VAE"),
     ],
 )
-def test_what_attention_mask_lacks_is_explained(server, inputs, message):
+def test_what_a_node_without_decoder_lacks_is_explained(server, inputs, message):
     others = {"park": node("LoadImage", image="park.png"), "capture": node("LDZNetCapture", model=("load", 0))}
     assert message in server.fails({**LOADED, **others, "found": attention(**inputs)})
 
@@ -151,7 +153,7 @@ def test_a_drawing_gets_refined_masks_without_a_decoder(server):
     graph = {
         **picture(),
         "found": attention("pumpkin | sky", capture=("capture", 1), latent=("sampler", 0), image=("decode", 0)),
-        "refined": node("LDZNetRefineMask", mask=("found", 0), image=("decode", 0), reach=0.09),
+        "refined": node("LDZNetRefineMask", mask=("found", 0), image=("decode", 0), reach=("found", 3)),
         "grey": node("MaskToImage", mask=("refined", 0)),
         "masks": node("SaveImage", images=("grey", 0), filename_prefix="masks"),
     }
@@ -167,13 +169,14 @@ def test_a_drawing_gets_refined_masks_without_a_decoder(server):
     assert 0.02 < inside.mean() < 0.6 and warm[inside].mean() > warm[~inside].mean() + 50
 
 
-def test_the_example_without_a_decoder_runs_on_the_miniature_as_its_note_says(server):
-    (path,) = (path for path in EXAMPLES if path.stem == "any_checkpoint_words_to_mask_no_decoder")
+@pytest.mark.parametrize("name", ["1_mask_by_words", "any_checkpoint_words_to_mask_no_decoder"])
+def test_examples_without_a_decoder_run_on_the_miniature_as_their_notes_say(server, name):
+    (path,) = (path for path in EXAMPLES if path.stem == name)
     graph = graph_of(path, server)
     for n in graph.values():
         if n["class_type"] == "CheckpointLoaderSimple":
             n |= node("LDZNetLoadMini")
-        given = {"image": "park.png", "width": 128, "height": 128, "reach": 0.09, "text": "panda", "steps": 4}
+        given = {"image": "park.png", "width": 128, "height": 128, "text": "panda", "steps": 4}
         n["inputs"] |= {key: value for key, value in given.items() if key in n["inputs"] and not is_link(n, key)}
     check_pictures(server, graph, server.run(graph), path.stem)
 

@@ -1,0 +1,119 @@
+"""What a light decoder gains by what it reads: `python benchmarks/light.py mini-build [steps] [seeds]`.
+
+Trains one decoder for each choice of features on the same scenes, of all styles but one, and scores them on scenes of
+the style left out and on all evaluation sets. Everything lies in the build's folder `light` and is resumed. Writes
+benchmarks/results/light.json.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch import Tensor
+
+from ldznet_core import load_backbone
+from ldznet_core.decoders.light import LightConfig, LightDecoder, light_config
+from ldznet_core.evaluation.predictors import Decoded
+from ldznet_core.evaluation.tables import score
+from ldznet_core.mini import light
+from ldznet_core.mini.bank import Recipe, bank
+from ldznet_core.mini.build import EVALUATION_SCENES, LIGHT_RATE, SETTINGS, Build
+from ldznet_core.mini.decoders import TRAINING_COUNTS, Phrases
+from ldznet_core.mini.evaluation import SETS, examples, scenes_of
+from ldznet_core.training.decoder import train_decoder
+
+RESULT = Path(__file__).parent / "results" / "light.json"
+HELD_OUT = "fxemoji"
+STYLES = ("emojione", "emojione-v1", "noto", "noto-v1", "twemoji")
+SEED = 4242
+
+
+class Averaged(LightDecoder):
+    """Reads attention as a mean over heads, as most published work does."""
+
+    def predict(self, z: Tensor, context: Tensor, features: Sequence[Tensor] | None = None, timesteps=None):
+        features = list(features or ())
+        for i in range(len(self.taps), len(features)):
+            heads = features[i].unflatten(1, (2, -1))  # [N, (mean, largest), heads, h, w]
+            features[i] = heads.mean(2, keepdim=True).expand_as(heads).flatten(1, 2)
+        return super().predict(z, context, features, timesteps)
+
+
+def reading(config: LightConfig, maps: bool, attention: bool, queries: bool = False) -> LightConfig:
+    """The config with some of what it reads left out; with `queries` they stand in for the maps."""
+    sources = []
+    for source in config.sources:
+        if source.heads:
+            source = replace(source, heads=source.heads if attention else 0, as_map=queries)
+        elif not maps:
+            continue
+        if source.heads or source.as_map:
+            sources.append(source)
+    return replace(config, sources=tuple(sources))
+
+
+def choices(config: LightConfig) -> dict[str, LightDecoder]:
+    """Untrained decoders by what they read beside the latent."""
+    return {
+        "nothing": LightDecoder(reading(config, maps=False, attention=False)),
+        "maps": LightDecoder(reading(config, maps=True, attention=False)),
+        "attention by head": LightDecoder(reading(config, maps=False, attention=True)),
+        "maps and attention by head": LightDecoder(config),
+        "maps and attention averaged over heads": Averaged(config),
+        "queries and attention by head": LightDecoder(reading(config, maps=False, attention=True, queries=True)),
+    }
+
+
+def main(folder: Path, steps: int, seeds: int) -> None:
+    torch.set_num_threads(1)
+    backbone = load_backbone(folder / "denoiser" / "mini.safetensors")
+    model, build = backbone.model, Build(folder, SETTINGS[128], resume=True)
+    size, nouns = model.about["size"], tuple(model.about["nouns"])
+    recipe = Recipe(size, len(nouns), STYLES, counts=TRAINING_COUNTS, looks=light.LOOKS)
+    data = light.ScenePhrases(Phrases.of(bank(build.pack, recipe, build.settings.scenes, seed=79), model))
+    unseen = Recipe(size, len(nouns), (HELD_OUT,), ("train", "val"), ("val",), counts=(0.0, 0.6, 0.4))
+    sets = {f"style left out: {HELD_OUT}": examples(bank(build.pack, unseen, EVALUATION_SCENES, SEED), nouns)}
+    sets |= {name: examples(scenes_of(name, backbone, build.pack, EVALUATION_SCENES), nouns) for name in SETS}
+    plan = replace(build.plan(LIGHT_RATE, math.inf, 0.998), steps=steps)
+    scores: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        for name, decoder in choices(light_config(backbone.unet_config, size, light.WIDTH)).items():
+            path = folder / "light" / f"{name.replace(' ', '-')}-{seed}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            scored = path.with_suffix(".json")
+            if not scored.exists():
+                train_decoder(decoder, backbone, data, path, plan, light.info(model), light.SETTINGS, seed)
+                decoder.eval()
+                results = {of: score(backbone, Decoded(decoder, None), one)[0] for of, one in sets.items()}
+                found = {of: (r.scores.iou_at_default, r.false_area) for of, r in results.items()}
+                scored.write_text(json.dumps(found))
+            for of, pair in json.loads(scored.read_text()).items():
+                scores.setdefault(name, {}).setdefault(of, []).append(pair)
+            write(scores, steps)
+
+
+def write(scores: dict, steps: int) -> None:
+    """The table so far: IoU at 0.5 and what is marked of the absent, in percent, mean and spread over seeds."""
+    rows = [
+        {"reads": name, "set": of, "seeds": len(pairs), "iou": percent([p[0] for p in pairs]),
+         "absent": percent([p[1] for p in pairs])}
+        for name, by_set in scores.items() for of, pairs in by_set.items()
+    ]  # fmt: skip
+    result = {"command": "python benchmarks/light.py mini-build", "machine": {"cores": os.cpu_count()}}
+    RESULT.write_text(json.dumps({**result, "steps": steps, "rows": rows}, indent=2) + "\n")
+
+
+def percent(values: list[float]) -> dict[str, float]:
+    return {"mean": round(100 * mean(values), 1), "std": round(100 * stdev(values), 1) if len(values) > 1 else 0.0}
+
+
+if __name__ == "__main__":
+    asked = [int(value) for value in sys.argv[2:]]
+    main(Path(sys.argv[1]), *(asked + [1200, 3][len(asked) :]))

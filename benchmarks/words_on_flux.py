@@ -1,0 +1,94 @@
+"""What words cost on Flux.1 of full size at 1024 px: `python benchmarks/words_on_flux.py [SIDE]`.
+
+Counts operations on tensors without values, so no weights and little memory are needed, but a ComfyUI engine is. One
+pass over the picture and one over pure noise, each cut short after the last block that is read, against one step of
+sampling (Flux-dev takes one forward a step) and against 20. Writes benchmarks/results/transformers.json.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import engine
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+RESULT = Path(__file__).parent / "results" / "transformers.json"
+STEPS = 20
+FLUX = {
+    "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 4096,
+    "hidden_size": 3072, "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38,
+    "axes_dim": [16, 56, 56], "theta": 10000, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
+}  # fmt: skip
+TOKENS = 256  # of a prompt, to which T5's tokenizer fills up
+
+
+def plain(func, q, k, v, heads, *args, **kwargs):
+    """Attention that runs on tensors without values; ComfyUI's own asks the device for its free memory."""
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def main(side: int) -> None:
+    engine.start()
+    import comfy.ops
+    from comfy.ldm.flux.model import Flux, FluxParams
+
+    from ldznet_core.backbones.comfy_dit import OVERRIDE, AttentionReader
+    from ldznet_core.backbones.families.dit import family_of
+    from ldznet_core.backbones.joint import Concepts, Layout
+    from ldznet_core.backbones.recording import follow
+    from ldznet_core.segment.attention import NOISE_GRID, NOISES
+    from ldznet_core.segment.joint_attention import BACKGROUND
+
+    sizes = {name: value for name, value in FLUX.items() if name in FluxParams.__dataclass_fields__}
+    network = Flux(**sizes, device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
+    family = family_of(network)
+    chosen = family.chosen(network)
+
+    def run(batch: int, rows: int, override, ends: bool) -> float:
+        """Operations of a pass over latents of `rows` x `rows`, which may end after the last block that is read."""
+
+        def empty(*shape: int) -> torch.Tensor:
+            return torch.empty(batch, *shape, device="meta", dtype=torch.bfloat16)
+
+        given = empty(16, rows, rows), empty(), empty(TOKENS, 4096), empty(768), empty()
+        modules = family.modules(network, chosen) if ends else {"never": torch.nn.Identity()}
+        with FlopCounterMode(display=False) as count, torch.inference_mode(), follow(modules) as running:
+            override.running = running
+            network(*given, transformer_options={OVERRIDE: override})
+        return count.get_total_flops()
+
+    def read(phrases: int, batch: int, rows: int) -> tuple[float, int]:
+        """Operations of a pass that reads phrases, and the bytes that it keeps."""
+        names = phrases + len(BACKGROUND) + 1
+        tokens = (rows // 2) ** 2
+        concepts = Concepts(None, tuple((2 * i,) for i in range(names)), TOKENS)
+        reader = AttentionReader(Layout(family.order, family.left_padded, tokens, tokens, concepts), plain)
+        operations = run(batch, rows, reader, ends=True)
+        kept = [x for one in reader.read.values() for x in (one.share, one.image, one.text)]
+        return operations, sum(x.numel() * x.element_size() for x in kept)
+
+    latent = side // 8
+    step = run(1, latent, plain, ends=False)
+    (one, _), (eight, kept) = read(1, 1, latent), read(8, 1, latent)
+    noise, _ = read(8, NOISES, NOISE_GRID)
+    measured = {
+        "pass over the picture, share of one step": f"{eight / step:.3f} (blocks {', '.join(map(str, chosen))})",
+        "pass over pure noise, share of one step": f"{noise / step:.3f}",
+        f"both, share of {STEPS} steps": f"{(eight + noise) / step / STEPS:.4f}",
+        "8 phrases over 1": f"{eight / one:.3f}",
+        "kept of a pass with 8 phrases": f"{kept / 1e6:.0f} MB in 16 bits",
+    }
+    result = {
+        "command": f"python benchmarks/words_on_flux.py {side}",
+        "machine": {"cores": os.cpu_count()},
+        "facts": {f"words on Flux.1, {side} px, {k}": {"measured": v} for k, v in measured.items()},
+        "one step, TFLOP": round(step / 1e12, 1),
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1024)

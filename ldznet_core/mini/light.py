@@ -1,0 +1,72 @@
+"""Step `light`: light decoders on the miniature, trained in a world whose things and pictures have looks of their own.
+
+Looks are what makes a decoder know things in styles that it never saw. Phrases of a scene share one pass of the UNet;
+a fifth of them name what other scenes show.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..backbones.torch_ldm import LDMBackbone
+from ..checkpoints.ldm import LatentDiffusion
+from ..data.base import Example
+from ..decoders.base import DecoderInfo
+from ..decoders.light import LightDecoder, light_config
+from ..training.decoder import train_decoder
+from ..training.loop import Plan
+from ..training.task import Settings
+from .bank import Recipe, bank
+from .decoders import TRAINING_COUNTS, Phrases
+from .styles import Looks
+
+WIDTH = 48
+LOOKS = Looks(things=0.5, pictures=0.4)
+TIMESTEPS = (0, 300)
+SETTINGS = Settings(
+    batch=36, at_once=36, templates=("{}", "a {}"), conditions={"empty": 0.7, "caption": 0.3}, timesteps=TIMESTEPS,
+    absent=0.3, phrases=3,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePhrases:
+    """Scenes as a data set: an example for each phrase of each scene, those of a scene in a row."""
+
+    data: Phrases
+
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """Scene and phrase of each example."""
+        return [(scene, i) for scene, phrases in enumerate(self.data.masks) for i in range(len(phrases))]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.data.masks))
+
+    def __getitem__(self, index: int) -> Example:
+        scene, place = self.places[index]
+        phrase, packed = self.data.masks[scene][place]
+        caption, picture = self.data.captions[scene], str(scene)
+        return Example(phrase, self.data.mask(packed), latent=self.data.z[scene], caption=caption, picture=picture)
+
+
+def train_light(seed: int, backbone: LDMBackbone, data: Phrases, path: Path, plan: Plan) -> None:
+    """Train a light decoder on a frozen miniature and write it to `path`."""
+    model, size = backbone.model, data.images.shape[1]
+    torch.manual_seed(seed)
+    decoder = LightDecoder(light_config(model.unet.config, size, WIDTH))
+    backbone = LDMBackbone(model, plan.device)
+    train_decoder(decoder, backbone, ScenePhrases(data), path, plan, info(model), SETTINGS, seed)
+
+
+def info(model: LatentDiffusion) -> DecoderInfo:
+    """What the file of a light decoder says of itself before it is trained."""
+    training = {"data": "miniature world, train split, with looks"}
+    return DecoderInfo("mini", model.schedule.prediction, pixels=model.about["size"] ** 2, training=training)
+
+
+def training_data(pack: Path, model: LatentDiffusion, scenes: int, device: str = "cpu") -> Phrases:
+    recipe = Recipe(model.about["size"], len(model.about["nouns"]), counts=TRAINING_COUNTS, looks=LOOKS)
+    return Phrases.of(bank(pack, recipe, scenes, seed=78), model, device)

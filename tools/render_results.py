@@ -1,0 +1,194 @@
+"""Renders docs/results.md from benchmarks/results/*.json.
+
+    python tools/render_results.py
+
+Each file holds what one command measured: `command` (`how` where it is none), `machine`, and any of
+- `rows`: what `ldznet evaluate` prints, as fractions;
+- `facts`: by name `measured`, with `goal` and `met` where there was a goal, and a `command` of its own;
+- `settings`: by name the value that was `chosen`, and the scores of every value that was `tried`;
+- other tables, by their names.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
+INTRO = """# Results
+
+`python tools/render_results.py` makes this page from `benchmarks/results`, which holds every figure, those that are \
+not shown here among them. Everything was measured with the bundled miniature on two CPU cores; weights of real size \
+were random. Nothing was measured on trained weights of Stable Diffusion, and no time was taken on a GPU. Scores are \
+percent. Goals for scores are the gains that the paper reports, or our own. [Decisions](decisions.md) says what the \
+figures mean and what was decided on them.
+"""
+# Files of each table, in the order of its rows.
+FACTS = (
+    "build", "evaluate_seeds", "evaluate_bundled", "evaluate_light", "evaluate_methods", "attention", "checks", "cost",
+    "full_size", "transformers", "reference", "recognise", "commands", "folder", "comfyui", "capture", "steer",
+    "memory", "refine", "training",
+)  # fmt: skip
+SETTINGS = ("build", "sweep_attention", "fill", "presence", "labels", "blend")
+SECTIONS = {
+    "evaluate_seeds": "Three kinds of decoder", "evaluate_bundled": "Without a decoder",
+    "evaluate_methods": "Without a decoder",
+}  # fmt: skip
+EDGES = "before and after the edge step"
+
+Result = dict
+Line = list[str]
+
+
+def load(folder: Path = RESULTS) -> dict[str, Result]:
+    """Results by the names of their files."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+
+
+def table(head: Line, rows: list[Line]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def section(title: str, *parts: str) -> str:
+    return "\n\n".join([f"## {title}", *parts]) + "\n"
+
+
+def percent(score: dict[str, float] | None) -> str:
+    """A score of `ldznet evaluate`; "-" where there is none."""
+    if score is None:
+        return "-"
+    mean, spread = 100 * score["mean"], 100 * score["std"]
+    return f"{mean:.1f} ± {spread:.1f}" if spread else f"{mean:.1f}"
+
+
+def compare(title: str, name: str, columns: dict[str, tuple[str, str]], *results: Result) -> str:
+    """One score of every set. A column is a method and its text; "a → b" is before and after the edge step."""
+    rows = [row for result in results for row in result["rows"]]
+    cells = {(row["set"], row["method"], row["text"], row["refined"]): percent(row[name]) for row in rows}
+    lines = []
+    for dataset in dict.fromkeys(row["set"] for row in rows):
+        pairs = ([cells.get((dataset, *key, refined)) for refined in (False, True)] for key in columns.values())
+        lines.append([dataset, *(" → ".join(filter(None, pair)) for pair in pairs)])
+    return table([title, *columns], lines)
+
+
+def how(name: str, result: Result) -> str:
+    """What to run, or the section that says so where the command is long."""
+    section = SECTIONS.get(name)
+    return f"[{section}](#{section.lower().replace(' ', '-')})" if section else code(result)
+
+
+def code(result: Result) -> str:
+    return f"`{result['command']}`" if "command" in result else result["how"]
+
+
+def facts(results: dict[str, Result], goals: bool) -> Iterator[Line]:
+    """The facts that had a goal, or those that had none."""
+    for name in FACTS:
+        for what, fact in results[name]["facts"].items():
+            if ("goal" in fact) == goals:
+                verdict = [fact["goal"], "met" if fact["met"] else "**missed**"] if goals else []
+                yield [what, fact["measured"], *verdict, how(name, results[name] | fact)]
+
+
+def settings(results: dict[str, Result]) -> Iterator[Line]:
+    for name in SETTINGS:
+        for what, setting in results[name]["settings"].items():
+            shown, values = setting["shown"], []
+            for value, scores in setting["tried"].items():
+                text = f"{value}: " + " / ".join(str(scores[score]) for score in shown)
+                values.append(f"**{text}**" if value == setting["chosen"] else text)
+            yield [what, " / ".join(shown), ", ".join(values), how(name, results[name])]
+
+
+def ratios(result: Result) -> Iterator[Line]:
+    """Eight phrases over one, of operations and of seconds."""
+    for name in [name for name in result if name.startswith("eight phrases over one, ")]:
+        for text, values in result[name].items():
+            what = {"empty": "no text: one pass for all", "phrase": "each phrase: a pass each"}[text]
+            yield [name.partition(", ")[2], what, *(f"{value:.2f}" for value in values.values())]
+
+
+def edges(result: Result) -> Iterator[Line]:
+    for dataset, values in result[EDGES].items():
+        yield [dataset, *(" → ".join(map(str, pair)) for pair in values.values())]
+
+
+def blocks(rows: list[dict], others: dict[str, list[dict]], timestep: int) -> Iterator[Line]:
+    """Each block of a sweep at its best timestep, then at `timestep` there and in the other sweeps."""
+    scores = [{(row["block"], row["timestep"]): row for row in one} for one in (rows, *others.values())]
+    for name in dict.fromkeys(row["block"] for row in rows):
+        best = max((row for row in rows if row["block"] == name), key=lambda row: row["ap"]["mean"])
+        latent = name == "latent"  # of which no timestep is read
+        about = [str(best["number"] or ""), name, "{}x{}".format(*best["grid"])]
+        yield [
+            *about, "" if latent else str(best["timestep"]), percent(best["ap"]), percent(best["miou"]),
+            *(percent(one[name, timestep]["ap"]) for one in scores),
+        ]  # fmt: skip
+
+
+def render(results: dict[str, Result]) -> str:
+    seeds, methods, bundled, refined, phrases = (
+        results[name] for name in ("evaluate_seeds", "evaluate_methods", "evaluate_bundled", "refine", "phrases")
+    )
+    light = results["evaluate_light"]
+    baseline = {"mark everything": ("mark everything", "")}
+    texts = {f"LD-ZNet, {text or 'no text'}": ("ldznet", text or "empty") for text in ("phrase", "caption", "")}
+    free = {"attention": ("attention", "empty"), "captured": ("attention, captured", "caption"), "noise": ("noise", "")}
+    decoders = {"light": ("light", "empty"), "LD-ZNet": ("ldznet", "phrase"), "ZNet": ("znet", "")}
+    others = {"twice the positions to a side": results["sweep_positions"]["rows"]}
+    return "\n".join([
+        INTRO,
+        section(
+            "Goals",
+            table(["what", "measured", "goal", "", "how"], list(facts(results, goals=True))),
+        ),
+        section(
+            "Three kinds of decoder",
+            f"{code(seeds)}: mean ± standard deviation over three seeds that were trained alike, with LD-ZNet's "
+            "features under the phrase, the caption or no text. Each set holds 150 scenes.",
+            compare("mIoU", "miou", baseline | {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", "")} | texts, seeds),
+        ),
+        section(
+            "Without a decoder",
+            f"{code(methods)}, for ZNet {code(bundled)} and for the light decoder {code(light)}: the bundled decoders, "
+            "attention and noise estimates, before and after the edge step. Light has 0.5 million parameters, LD-ZNet "
+            "and ZNet ten. *Absent* is the share of a picture that is marked for a noun that is not there.",
+            compare("mIoU", "miou", decoders | free, methods, bundled, light),
+            compare("absent", "false_area", decoders | free, methods, bundled, light),
+        ),
+        section(
+            "Settings",
+            "One setting is changed at a time, on validation scenes (the optimisers' apart). What was chosen is bold.",
+            table(["setting", "score", "value: score", "how"], list(settings(results))),
+        ),
+        section(
+            "Blocks and timesteps",
+            f"{code(results['sweep'])}: masks decoded from one feature map by a small decoder, mean ± standard "
+            "deviation over three trainings. The table has each block at its best timestep t, and at t = 300 with the "
+            "same pictures at twice the size (`--size 256`, one training).",
+            "[![AP of every block at every timestep](pictures/sweep.png)](pictures/sweep.svg)",
+            table(
+                ["", "block", "positions", "t", "AP", "mIoU", "AP at t = 300", *others],
+                list(blocks(results["sweep"]["rows"], others, 300)),
+            ),
+        ),
+        section(
+            "Edges",
+            f"{code(refined)}: masks of the bundled LD-ZNet at 256 pixels, before and after the edge step.",
+            table(["set", *next(iter(refined[EDGES].values()))], list(edges(refined))),
+        ),
+        section(
+            "Many phrases",
+            f"{code(phrases)}: what eight phrases cost with LD-ZNet, as a multiple of one.",
+            table(["of", "features under", "all", "UNet", "rest", "rest's share of eight"], list(ratios(phrases))),
+        ),
+        section(
+            "Time, memory and agreement",
+            table(["what", "measured", "how"], list(facts(results, goals=False))),
+        ),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(load()), encoding="utf-8")

@@ -37,15 +37,19 @@ class Reading:
     read: str = "both"
     spread: str = "auto"
     background: tuple[str, ...] = BACKGROUND
+    riding: bool = False  # along with the picture's own caption
 
     def __call__(self, backbone, batch: Batch) -> Answers:
         segmenter = JointAttentionSegmenter(
             backbone, spread=self.spread, blocks=self.blocks, background=self.background, read=self.read
         )
         return gathered([
-            segmenter.predict_latent(batch.z[row : row + 1], [e.phrase for e in picture], timestep=self.timestep)
+            segmenter.predict_latent(
+                batch.z[row : row + 1], [e.phrase for e in picture], timestep=self.timestep,
+                caption=batch.captions[row] if self.riding else "",
+            )
             for row, picture in enumerate(batch.pictures)
-        ])
+        ])  # fmt: skip
 
 
 def settings(blocks: int) -> Iterator[tuple[str, dict[str, dict]]]:
@@ -60,6 +64,7 @@ def settings(blocks: int) -> Iterator[tuple[str, dict[str, dict]]]:
         for how, spread in (("as it is", "none"), ("kept where alike", "auto"))
         for read in READS
     }
+    yield "caption", {"none": {"riding": False}, "its own, phrases ride along": {"riding": True}}
 
 
 def scores(bench: Bench, reading: Reading) -> dict[str, float]:

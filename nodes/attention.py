@@ -107,8 +107,8 @@ class LDZNetAttentionMask(io.ComfyNode):
                     "caption",
                     optional=True,
                     default="",
-                    tooltip="What the image shows, if you know it. May be empty. Used by the attention of a UNet when "
-                    "there is no capture",
+                    tooltip="What the image shows, if you know it. May be empty. Attention is then read under it. In a "
+                    "transformer phrases ride along with it, with a capture too. A UNet with a capture has the prompt",
                 ),
             ],
             outputs=mask_outputs(),

@@ -7,7 +7,7 @@ otherwise. One that is there already goes on computing it.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from comfy import model_sampling
@@ -19,11 +19,13 @@ from ..errors import InputError
 from .comfy_model import family, read_facts, unwrapped
 from .comfy_x0 import ComfyX0Backbone
 from .families.dit import TransformerFamily, family_of, padded_to, patch_side
-from .joint import BlockAttention, Concepts, Layout, prompt_of, spans
+from .joint import BlockAttention, Call, Concepts, Layout, prompt_of, spans
 from .recording import follow
+from .riding import ride
 
 OVERRIDE = "optimized_attention_override"
 SHARES = 1000  # of a timestep: it counts how many thousandths of a latent are noise
+BY_ROW = ("attention_mask", "t5xxl_ids", "t5xxl_weights")  # what a CONDITIONING holds for each row of its context
 CLIPS = ("l", "g")  # ComfyUI's names of the tokens of CLIP's two text encoders
 
 
@@ -46,15 +48,19 @@ class ComfyTransformerBackbone(ComfyX0Backbone):
         return math.ceil(z.shape[-2] / self.patch), math.ceil(z.shape[-1] / self.patch)
 
     @torch.inference_mode()
-    def concepts(self, names: Sequence[str]) -> Concepts:
-        """One prompt that names all of `names`, and where each stands in its context."""
+    def concepts(self, names: Sequence[str], caption: str = "") -> Concepts:
+        """One prompt that names all of `names`, and where each stands in its context. With a caption they ride along
+        with that."""
         # Brackets are weights to some encoders and letters to others: a name has none.
         names = [" ".join(name.replace("(", " ").replace(")", " ").split()) for name in names]
         prompt = self.conditioning(prompt_of(names))
         length = prompt[0][0].shape[1]
         encoder, first = self.encoder(self.clip.tokenize(prompt_of(names)), length)
         found = spans(lambda text: flat(self.clip.tokenize(text)[encoder]), names)
-        return Concepts(prompt, tuple(tuple(first + token for token in tokens) for tokens in found), length)
+        own = self.conditioning(caption) if caption else []
+        before = own[0][0].shape[1] if own else 0
+        tokens = tuple(tuple(before + first + token for token in tokens) for tokens in found)
+        return Concepts(beside(own, prompt) if own else prompt, tokens, before + length, before)
 
     def encoder(self, tokens: dict[str, list], length: int) -> tuple[str, int]:
         """The text encoder whose tokens are read in a context of `length` rows, and the row of its first token."""
@@ -123,17 +129,46 @@ class AttentionReader:
         self.read: dict[str, BlockAttention] = {}
 
     def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
-        def attend(values: Tensor) -> Tensor:
-            if self.earlier is None:
-                return func(q, k, values, heads, *args, **kwargs)
-            return self.earlier(func, q, k, values, heads, *args, **kwargs)
+        def attend(q: Tensor, k: Tensor, v: Tensor, rows: tuple[Tensor, Tensor] | None) -> Tensor:
+            extra, named = args, kwargs
+            if rows is not None:
+                extra = [cut_mask(value, sizes, rows) for value in args]
+                named = {name: cut_mask(value, sizes, rows) for name, value in kwargs.items()}
+            compute = func if self.earlier is None else partial(self.earlier, func)
+            return compute(q, k, v, heads, *extra, **named)
 
-        output, block = attend(v), self.running()
-        if block is not None:
-            shown = self.layout.read(attend, q, k, v, output, heads, bool(kwargs.get("skip_reshape")))
-            if shown is not None:
-                self.read[block] = shown
+        call, block, shown = Call(attend, q, k, v, heads, bool(kwargs.get("skip_reshape"))), self.running(), None
+        sizes = call.sizes
+        if self.layout.concepts.caption:
+            output, shown = ride(self.layout, call, wanted=block is not None)
+        else:
+            output = call.output()
+            if block is not None:
+                shown = self.layout.read(call, output)
+        if shown is not None:
+            self.read[block] = shown
         return output
+
+
+def beside(caption: list, concepts: list) -> list:
+    """The CONDITIONING whose context is the caption's, then that of concepts. What else it holds is the caption's, with
+    the concepts' part of what has an entry a row."""
+    (context, extra), (other, more) = caption[0][:2], concepts[0][:2]
+    extra = dict(extra)
+    for name, value in extra.items():
+        mate = more.get(name)
+        if name in BY_ROW and isinstance(value, Tensor) and isinstance(mate, Tensor):
+            extra[name] = torch.cat([value, mate], dim=-1)
+    return [[torch.cat([context, other.to(context)], dim=1), extra]]
+
+
+def cut_mask(value: object, sizes: tuple[int, int], rows: tuple[Tensor, Tensor]) -> object:
+    """An argument of attention for a part of its rows: a mask [..., queries or 1, keys] is cut, all else is kept."""
+    if not isinstance(value, Tensor) or not value.ndim or value.shape[-1] != sizes[1]:
+        return value
+    value = value.index_select(-1, rows[1])
+    whole = value.ndim > 1 and value.shape[-2] == sizes[0]
+    return value.index_select(-2, rows[0]) if whole else value
 
 
 def network_of(model: ModelPatcher) -> nn.Module:

@@ -20,12 +20,14 @@ class Concepts:
     """One prompt that names several concepts, as the host program encodes it.
 
     `tokens` holds for each concept the rows of the prompt's context that are its words; the last concept is the full
-    stop, which stands for the rest of the picture. The context has `length` rows.
+    stop, which stands for the rest of the picture. The context has `length` rows. Its first `caption` rows are what
+    the picture shows, and rule what is drawn; then the concepts ride along (`riding.py`).
     """
 
     prompt: object
     tokens: tuple[tuple[int, ...], ...]
     length: int
+    caption: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -100,25 +102,53 @@ def joined(output: Tensor) -> Tensor:
     return output if output.ndim == 3 else output.transpose(1, 2).flatten(2)
 
 
-def shares(
-    attend: Callable[[Tensor], Tensor], v: Tensor, heads: int, split: bool, tokens: Sequence[Sequence[int]]
-) -> Tensor:
-    """The share of every query's attention that goes to a token of each concept, the mean over its tokens and the
-    heads: [B, L, K], in float32.
+@dataclass(frozen=True)
+class Call:
+    """One call of attention, as its network makes it: `attend(q, k, v, rows)`, where `rows` are those of queries and of
+    keys if they are not all of the network's call (`heads_first` tells the layouts of `q`, `k` and `v`)."""
 
-    `attend` is the attention of the call that is read, as a function of its values. With values that are 1 at one
-    concept's tokens and 0 elsewhere it puts out the share of that concept, so any implementation of attention serves,
-    and no matrix of all pairs is made. The call's own values `v` (`heads_first` tells their layouts) say the shape.
-    """
-    parts, width = [], heads_first(v, heads, split).shape[-1]
-    for start in range(0, len(tokens), width):
-        part, values = tokens[start : start + width], torch.zeros(v.shape, dtype=v.dtype, device=v.device)
-        view = heads_first(values, heads, split)
-        for column, rows in enumerate(part):
-            view[:, :, list(rows), column] = 1 / len(rows)
-        output = joined(attend(values)).unflatten(-1, (heads, -1))  # [B, L, heads, d]
-        parts.append(output.float().mean(2)[..., : len(part)])
-    return torch.cat(parts, dim=-1)
+    attend: Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None], Tensor]
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    heads: int
+    split: bool
+    rows: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many queries and keys there are."""
+        return tuple(heads_first(x, self.heads, self.split).shape[-2] for x in (self.q, self.k))
+
+    def output(self, values: Tensor | None = None) -> Tensor:
+        """What attention puts out for its own values, or for others: [B, L, heads d] or [B, heads, L, d]."""
+        return self.attend(self.q, self.k, self.v if values is None else values, self.rows)
+
+    def part(self, queries: Tensor, keys: Tensor) -> "Call":
+        """The call of some queries [L] over some keys [M], given by their rows."""
+        dim = 2 if self.split else 1
+        q, k, v = (
+            x.index_select(dim, rows) for x, rows in ((self.q, queries), (self.k, keys), (self.v, keys))
+        )
+        return Call(self.attend, q, k, v, self.heads, self.split, (queries, keys))
+
+    def shares(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """The share of every query's attention that goes to a token of each concept, the mean over its tokens and the
+        heads: [B, L, K], in float32.
+
+        With values that are 1 at one concept's tokens and 0 elsewhere, attention puts out the share of that concept.
+        So any implementation of attention serves, and no matrix of all pairs is made.
+        """
+        parts, width = [], heads_first(self.v, self.heads, self.split).shape[-1]
+        for start in range(0, len(tokens), width):
+            part = tokens[start : start + width]
+            values = torch.zeros(self.v.shape, dtype=self.v.dtype, device=self.v.device)
+            view = heads_first(values, self.heads, self.split)
+            for column, rows in enumerate(part):
+                view[:, :, list(rows), column] = 1 / len(rows)
+            output = joined(self.output(values)).unflatten(-1, (self.heads, -1))  # [B, L, heads, d]
+            parts.append(output.float().mean(2)[..., : len(part)])
+        return torch.cat(parts, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -153,24 +183,20 @@ class Layout:
             return None
         return slice(place, place + self.tokens), first
 
-    def read(
-        self,
-        attend: Callable[[Tensor], Tensor],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        output: Tensor,
-        heads: int,
-        split: bool,
-    ) -> BlockAttention | None:
-        """What one call of attention shows; None of a call that is not between image and prompt. `attend` is that call
-        as a function of its values, `output` what it put out for `v`."""
-        places = self.places(*(heads_first(x, heads, split).shape[-2] for x in (q, k)))
+    def read(self, call: Call, output: Tensor) -> BlockAttention | None:
+        """What one call of attention, which put out `output`, shows; None of a call that is not between image and
+        prompt."""
+        places = self.places(*call.sizes)
         if places is None:
             return None
         image, first = places
         tokens = [[first + token for token in rows] for rows in self.concepts.tokens]
         outputs, text = joined(output), None
         if self.order != "cross":
-            text = torch.stack([outputs[:, rows].float().mean(1) for rows in tokens], dim=1)
-        return BlockAttention(shares(attend, v, heads, split, tokens)[:, image], outputs[:, image].clone(), text)
+            text = mean_outputs(outputs, tokens)
+        return BlockAttention(call.shares(tokens)[:, image], outputs[:, image].clone(), text)
+
+
+def mean_outputs(outputs: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Of outputs [B, L, D] the mean at the tokens of each concept: [B, K, D], in float32."""
+    return torch.stack([outputs[:, list(rows)].float().mean(1) for rows in tokens], dim=1)

@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..networks.mmdit import narrow, widen
 from ..networks.schedule import Flow
 from .families.dit import family_of
-from .joint import BlockAttention, Concepts, Layout, prompt_of, spans
+from .joint import BlockAttention, Call, Concepts, Layout, prompt_of, spans
 from .recording import Text, follow
+from .riding import ride
 from .step_recorder import StepRecorder
 from .torch_ldm import FileBackbone
 
@@ -60,9 +61,9 @@ class TransformerBackbone(FileBackbone):
         """Rows and columns of the image tokens of latents [B, 4, h, w]."""
         return tuple(z.shape[-2:])
 
-    def concepts(self, names: Sequence[str]) -> Concepts:
-        """One prompt that names all of `names`, and where each stands in its context. Raises InputError where that is
-        too long."""
+    def concepts(self, names: Sequence[str], caption: str = "") -> Concepts:
+        """One prompt that names all of `names`, and where each stands in its context. With a caption they ride along
+        with that. Raises InputError where the prompt is too long."""
 
         def tokenize(text: str) -> list[int]:
             words = (self.model.tokenizer.word_tokens(piece) for piece in PIECES.findall(text.lower()))
@@ -71,8 +72,11 @@ class TransformerBackbone(FileBackbone):
         prompt = prompt_of(names)
         if cut := self.tokens_cut(prompt):
             raise InputError(f"{len(names)} phrases and background words are {cut} tokens too many: ask for fewer")
-        text = self.embed([prompt])
-        return Concepts(text, spans(tokenize, names), text.context.shape[1])
+        text, found = self.embed([prompt]).context, spans(tokenize, names)
+        own = self.embed([caption]).context if caption else text[:, :0]
+        found = tuple(tuple(own.shape[1] + token for token in tokens) for tokens in found)
+        text = torch.cat([own, text], dim=1)
+        return Concepts(Text(text), found, text.shape[1], own.shape[1])
 
     @torch.inference_mode()
     def attend(
@@ -96,17 +100,22 @@ class TransformerBackbone(FileBackbone):
         shown: dict[int, BlockAttention] = {}
 
         def reader(block: int):
-            def hook(attention: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-                q, k, v = inputs
-                shown[block] = layout.read(
-                    lambda values: attention.forward(q, k, values), q, k, v, output, q.shape[1], split=True
-                )
+            def hook(module: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> Tensor | None:
+                call = Call(lambda q, k, v, rows: module.forward(q, k, v), *inputs, inputs[0].shape[1], split=True)
+                if concepts.caption:
+                    output, found = ride(layout, call, block in chosen)
+                else:
+                    found = layout.read(call, output)
+                if found is not None:
+                    shown[block] = found
+                return output
 
             return hook
 
         chosen = tuple(blocks) or family_of(network).chosen(network)
         modules = {str(i): network.joint_blocks[i] for i in chosen}
-        handles = [network.joint_blocks[i].attention.register_forward_hook(reader(i)) for i in chosen]
+        hooked = range(max(chosen) + 1) if concepts.caption else chosen
+        handles = [network.joint_blocks[i].attention.register_forward_hook(reader(i)) for i in hooked]
         try:
             with follow(modules):
                 self.predict(z_t, timesteps, concepts.prompt.expand(len(z)))

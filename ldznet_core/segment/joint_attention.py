@@ -65,7 +65,7 @@ class JointAttentionSegmenter(BaseSegmenter):
         z = padded(z, self.backbone.patch)
         asked = {phrase.casefold() for phrase in phrases}
         names = [*phrases, *(word for word in self.background if word not in asked)]
-        concepts, grid = self.backbone.concepts(names), self.backbone.grid(z)
+        concepts, grid = self.backbone.concepts(names, caption), self.backbone.grid(z)
         passes, passed = 1 + len(z) * len(seeds), 1
 
         def attend(latents: Tensor, noise_seed: int | None) -> list[BlockAttention]:

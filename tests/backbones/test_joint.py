@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ldznet_core.backbones.families.dit import FAMILIES, family_of, patch_side, spaced
-from ldznet_core.backbones.joint import Concepts, Layout, prompt_of, shares, spans
+from ldznet_core.backbones.joint import Call, Concepts, Layout, prompt_of, spans
 from ldznet_core.errors import InputError
 
 
@@ -47,19 +47,23 @@ def test_shares_are_the_attention_that_goes_to_the_words_whatever_the_layout(lay
     split = layout == "split"
     given = {"split": v, "flat": v.transpose(1, 2).flatten(2), "four": v.transpose(1, 2)}[layout]
 
-    def host(values):
+    def host(_q, _k, values, rows):
         if layout == "flat":
             values = values.unflatten(-1, (2, 4)).transpose(1, 2)
         return attend(q, k, values if layout != "four" else values.transpose(1, 2))[0]
 
     expected = torch.stack([weights[..., 1], weights[..., 2:4].mean(-1)], dim=-1)
-    assert torch.allclose(shares(host, given, 2, split, [[1], [2, 3]]), expected, atol=1e-6)
+    assert torch.allclose(Call(host, q, k, given, 2, split).shares([[1], [2, 3]]), expected, atol=1e-6)
 
 
 def test_there_may_be_more_concepts_than_channels_of_a_head():
     q, k, v = torch.randn(3, 1, 1, 6, 2, generator=torch.Generator().manual_seed(0))
-    found = shares(lambda values: attend(q, k, values)[0], v, 1, True, [[i] for i in range(6)])
+    found = Call(plain, q, k, v, 1, True).shares([[i] for i in range(6)])
     assert torch.allclose(found, attend(q, k, v)[1][:, 0], atol=1e-6)
+
+
+def plain(q, k, v, rows):
+    return attend(q, k, v)[0]
 
 
 CONCEPTS = Concepts(None, ((1,), (2, 3)), 5)
@@ -93,13 +97,12 @@ def test_a_call_shows_shares_and_outputs_of_image_and_words():
     q, k, v = torch.randn(3, 1, 2, 5 + 6, 4, generator=torch.Generator().manual_seed(0))
     output, weights = attend(q, k, v)
     layout = Layout("text first", False, 6, 6, CONCEPTS)
-    shown = layout.read(lambda values: attend(q, k, values)[0], q, k, v, output, 2, True)
+    call = Call(plain, q, k, v, 2, True)
+    shown = layout.read(call, output)
     assert torch.equal(shown.image, output[:, 5:])
     assert torch.allclose(shown.text, torch.stack([output[:, 1], output[:, 2:4].mean(1)], dim=1))
     assert torch.allclose(shown.share[..., 0], weights.mean(1)[:, 5:, 1], atol=1e-6)
-    assert Layout("cross", False, 11, 11, CONCEPTS).read(
-        lambda values: attend(q, k, values)[0], q, k, v, output, 2, True
-    ).text is None  # fmt: skip
+    assert Layout("cross", False, 11, 11, CONCEPTS).read(call, output).text is None
 
 
 def test_blocks_are_spread_over_their_band():

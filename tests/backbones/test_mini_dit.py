@@ -1,6 +1,7 @@
 """The miniature transformer: its network, its file and its backbone, on random weights."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,21 @@ def test_attention_finds_the_words_of_each_phrase_and_leaves_no_hook(backbone):
     assert first.share.shape == (2, 15, 3) and first.image.shape == (2, 15, 64) and first.text.shape == (2, 3, 64)
     assert torch.equal(backbone.attend(z, concepts, (1,), timestep=500)[0].share, last.share)
     assert hooks(backbone.model.transformer) == 0
+
+
+def test_concepts_that_ride_along_change_nothing_of_the_picture_under_its_caption(backbone):
+    z = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    alone, riding = backbone.concepts(["cat"]), backbone.concepts(["red cat", "apple"], "cat")
+    assert riding.caption == 8 and riding.tokens == ((9, 10), (12,), (13,)) and riding.length == 16
+    alone = replace(alone, prompt=backbone.embed(["cat"]))
+    plain, found = (backbone.attend(z, one, (0, 1), timestep=500) for one in (alone, riding))
+    for one, other in zip(plain, found, strict=True):
+        assert torch.allclose(one.image, other.image, atol=1e-5)
+    apart = backbone.attend(z, backbone.concepts(["red cat", "apple"]), (0, 1), timestep=500)
+    assert not torch.allclose(apart[1].image, found[1].image, atol=1e-3)
+    assert found[1].share.shape == (2, 15, 3) and hooks(backbone.model.transformer) == 0
+    find = decoder_free(backbone, "attention").predict_latent
+    assert not torch.equal(find(z, ["cat"]).masks, find(z, ["cat"], caption="apple").masks)
 
 
 def test_attention_gives_masks_and_presence(backbone):

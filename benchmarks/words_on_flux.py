@@ -1,18 +1,20 @@
 """What words cost on Flux.1 of full size at 1024 px: `python benchmarks/words_on_flux.py [SIDE]`.
 
-Counts operations on tensors without values, so no weights and little memory are needed, but a ComfyUI engine is. One
-pass over the picture and one over pure noise, each cut short after the last block that is read, against one step of
-sampling (Flux-dev takes one forward a step) and against 20. Writes benchmarks/results/transformers.json.
+Counts operations and live bytes on tensors without values, so no weights and little memory are needed, but a ComfyUI
+engine is. One pass over the picture and one over pure noise, each cut short after the last block that is read, against
+one step of sampling (Flux-dev takes one forward a step) and against 20. Writes benchmarks/results/transformers.json.
 """
 
 import json
 import os
 import sys
+import weakref
 from pathlib import Path
 
 import engine
 import torch
-from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 RESULT = Path(__file__).parent / "results" / "transformers.json"
@@ -26,8 +28,33 @@ TOKENS = 256  # of a prompt, to which T5's tokenizer fills up
 
 
 def plain(func, q, k, v, heads, *args, **kwargs):
-    """Attention that runs on tensors without values; ComfyUI's own asks the device for its free memory."""
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    """Attention that runs on tensors without values and makes nothing of the size of all pairs, as on a GPU; ComfyUI's
+    own asks the device for its free memory."""
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0].transpose(1, 2).flatten(2)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, while they live, and their `peak`; those of `network` were
+    there before."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self.known = {p.untyped_storage()._cdata for p in network.parameters()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def free(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
 
 
 def main(side: int) -> None:
@@ -47,39 +74,42 @@ def main(side: int) -> None:
     family = family_of(network)
     chosen = family.chosen(network)
 
-    def run(batch: int, rows: int, override, ends: bool) -> float:
-        """Operations of a pass over latents of `rows` x `rows`, which may end after the last block that is read."""
+    @torch.no_grad()
+    def run(batch: int, rows: int, override, ends: bool, tokens: int = TOKENS) -> tuple[float, int]:
+        """Operations and most live bytes of a pass over latents of `rows` x `rows` and a context of `tokens`, which may
+        end after the last block that is read."""
 
         def empty(*shape: int) -> torch.Tensor:
             return torch.empty(batch, *shape, device="meta", dtype=torch.bfloat16)
 
-        given = empty(16, rows, rows), empty(), empty(TOKENS, 4096), empty(768), empty()
+        given = empty(16, rows, rows), empty(), empty(tokens, 4096), empty(768), empty()
         modules = family.modules(network, chosen) if ends else {"never": torch.nn.Identity()}
-        with FlopCounterMode(display=False) as count, torch.inference_mode(), follow(modules) as running:
-            override.running = running
+        with FlopCounterMode(display=False) as count, LiveBytes(network) as live, follow(modules) as override.running:
             network(*given, transformer_options={OVERRIDE: override})
-        return count.get_total_flops()
+        return count.get_total_flops(), live.peak
 
-    def read(phrases: int, batch: int, rows: int) -> tuple[float, int]:
-        """Operations of a pass that reads phrases, and the bytes that it keeps."""
+    def read(phrases: int, batch: int, rows: int, caption: int = 0) -> tuple[float, int]:
+        """Operations and most live bytes of a pass that reads phrases, beside a caption of so many tokens."""
         names = phrases + len(BACKGROUND) + 1
-        tokens = (rows // 2) ** 2
-        concepts = Concepts(None, tuple((2 * i,) for i in range(names)), TOKENS)
+        tokens, length = (rows // 2) ** 2, caption + TOKENS
+        concepts = Concepts(None, tuple((caption + 2 * i,) for i in range(names)), length, caption)
         reader = AttentionReader(Layout(family.order, family.left_padded, tokens, tokens, concepts), plain)
-        operations = run(batch, rows, reader, ends=True)
-        kept = [x for one in reader.read.values() for x in (one.share, one.image, one.text)]
-        return operations, sum(x.numel() * x.element_size() for x in kept)
+        return run(batch, rows, reader, ends=True, tokens=length)
 
     latent = side // 8
-    step = run(1, latent, plain, ends=False)
-    (one, _), (eight, kept) = read(1, 1, latent), read(8, 1, latent)
+    step, drawing = run(1, latent, plain, ends=False)
+    (one, _), (eight, reading) = read(1, 1, latent), read(8, 1, latent)
     noise, _ = read(8, NOISES, NOISE_GRID)
+    riding, _ = read(8, 1, latent, caption=TOKENS)
     measured = {
         "pass over the picture, share of one step": f"{eight / step:.3f} (blocks {', '.join(map(str, chosen))})",
         "pass over pure noise, share of one step": f"{noise / step:.3f}",
         f"both, share of {STEPS} steps": f"{(eight + noise) / step / STEPS:.4f}",
         "8 phrases over 1": f"{eight / one:.3f}",
-        "kept of a pass with 8 phrases": f"{kept / 1e6:.0f} MB in 16 bits",
+        "the same beside a caption, over without": f"{riding / eight:.3f}",
+        "most live bytes of the pass beyond those of a step, weights apart": (
+            f"{(reading - drawing) / 1e6:.0f} MB beyond {drawing / 1e6:.0f} MB in 16 bits"
+        ),
     }
     result = {
         "command": f"python benchmarks/words_on_flux.py {side}",

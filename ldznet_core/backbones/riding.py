@@ -19,20 +19,21 @@ def ride(layout: Layout, call: Call, wanted: bool) -> tuple[Tensor, BlockAttenti
     if places is None:
         return text_alone(layout, call), None
     image, first = places
-    device = call.q.device
-    riders = torch.arange(first + layout.concepts.caption, first + layout.concepts.length, device=device)
-    positions = torch.arange(image.start, image.stop, device=device)
+    start, end = first + layout.concepts.caption, first + layout.concepts.length  # of the riders
+    every = torch.arange(max(queries, keys), device=call.q.device)
+    riders, positions = every[start:end], every[image]
     tokens = [[row - layout.concepts.caption for row in rows] for rows in layout.concepts.tokens]  # among riders
     if layout.order == "cross":
-        output = call.part(torch.arange(queries, device=device), without(keys, riders)).output()
+        output = call.part(every[:queries], torch.cat([every[:start], every[end:keys]])).output()
         if not wanted:
             return output, None
         share = call.part(positions, riders).shares(tokens)
         return output, BlockAttention(share, joined(output)[:, image].clone(), None)
-    others, seen = without(queries, riders), torch.cat([riders, positions])
+    others, seen = torch.cat([every[:start], every[end:]]), torch.cat([riders, positions])
     of_others, of_riders = call.part(others, others).output(), call.part(riders, seen).output()
     dim = 1 if of_others.ndim == 3 else 2
-    output = torch.cat([of_others, of_riders], dim).index_select(dim, torch.cat([others, riders]).argsort())
+    before, after = of_others.tensor_split([start], dim)
+    output = torch.cat([before, of_riders, after], dim)
     if not wanted:
         return output, None
     share = call.part(positions, seen).shares(tokens)
@@ -50,9 +51,3 @@ def text_alone(layout: Layout, call: Call) -> Tensor:
     outputs = [call.part(rows, rows).output() for rows in parts]
     return torch.cat(outputs, dim=1 if outputs[0].ndim == 3 else 2)
 
-
-def without(count: int, rows: Tensor) -> Tensor:
-    """The rows 0 to `count` - 1 that are not among `rows`, in order."""
-    kept = torch.ones(count, dtype=torch.bool, device=rows.device)
-    kept[rows] = False
-    return kept.nonzero().flatten()

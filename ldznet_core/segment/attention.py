@@ -42,10 +42,8 @@ class AttentionSegmenter(BaseSegmenter):
         samples: int | None = None,
         progress: Callable[[float], None] | None = None,
     ):
-        if spread not in SPREADS:
-            raise InputError(f"no spread {spread!r}: choose one of {', '.join(SPREADS)}")
         super().__init__(backbone, samples, progress)
-        self.spread = spread
+        self.spread = check_spread(spread)
 
     @torch.inference_mode()
     def predict_passes(
@@ -67,10 +65,8 @@ class AttentionSegmenter(BaseSegmenter):
         passes = 1 if captured else 1 + len(z) * len(seeds)
         keys = phrase_keys(self.backbone, layers, text, empty.context[:, :2])
 
-        sides = (min(side, NOISE_GRID) for side in z.shape[-2:])
-        noise = torch.randn(NOISES, z.shape[1], *sides, generator=torch.Generator().manual_seed(NOISES)).to(z)
         self.progress(done)
-        queries = read_queries(self.backbone, noise, empty.expand(NOISES), layers, timestep, 0)
+        queries = read_queries(self.backbone, pure_noise(z), empty.expand(NOISES), layers, timestep, 0)
         on_noise = phrase_attention(queries, keys, config)
 
         conditioning, masks, presence, passed = self.backbone.embed([caption]) if caption else empty, [], [], 1
@@ -104,6 +100,19 @@ class AttentionSegmenter(BaseSegmenter):
         finer = F.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
         cut = CUT if spread == "objects" else 0.0
         return masks_of(propagate(finer.flatten(1).to(affinity), affinity, ROUNDS[spread], cut).unflatten(1, size))
+
+
+def check_spread(spread: str) -> str:
+    """Raises InputError for one that is not known."""
+    if spread not in SPREADS:
+        raise InputError(f"no spread {spread!r}: choose one of {', '.join(SPREADS)}")
+    return spread
+
+
+def pure_noise(z: Tensor) -> Tensor:
+    """What attention to a picture of latents [B, C, h, w] is compared with: noise [NOISES, C, ...], always the same."""
+    sides = (min(side, NOISE_GRID) for side in z.shape[-2:])
+    return torch.randn(NOISES, z.shape[1], *sides, generator=torch.Generator().manual_seed(NOISES)).to(z)
 
 
 def read_queries(backbone, z: Tensor, conditioning: Text, layers: Plan, timestep: int, seed: int) -> Queries:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.joint import BlockAttention, Noised
-from ..errors import InputError
-from .attention import NOISE_GRID, NOISES, SPREADS
+from .attention import check_spread, pure_noise
 from .attention_maps import masks_of, peak
 from .base import BaseSegmenter, MaskPrediction, enlarge
 from .joint_maps import evidence, keep_alike
@@ -43,10 +42,9 @@ class JointAttentionSegmenter(BaseSegmenter):
         background: Sequence[str] = BACKGROUND,
         read: str = "both",
     ):
-        if spread not in SPREADS:
-            raise InputError(f"no spread {spread!r}: choose one of {', '.join(SPREADS)}")
         super().__init__(backbone, samples, progress)
-        self.spread, self.blocks, self.background, self.read = spread, tuple(blocks), tuple(background), read
+        self.spread, self.blocks = check_spread(spread), tuple(blocks)
+        self.background, self.read = tuple(background), read
 
     @torch.inference_mode()
     def predict_passes(
@@ -71,10 +69,8 @@ class JointAttentionSegmenter(BaseSegmenter):
         def attend(latents: Tensor, noise_seed: int | None) -> list[BlockAttention]:
             return self.backbone.attend(latents, concepts, self.blocks, timestep=timestep, seed=noise_seed)
 
-        sides = (min(side, NOISE_GRID) for side in z.shape[-2:])
-        noise = torch.randn(NOISES, z.shape[1], *sides, generator=torch.Generator().manual_seed(NOISES)).to(z)
         self.progress(done)
-        on_noise, masks, presence = attend(noise, 0), [], []
+        on_noise, masks, presence = attend(pure_noise(z), 0), [], []
         for row in range(len(z)):
             total = 0.0  # [P, N]
             for noise_seed in seeds:

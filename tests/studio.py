@@ -11,6 +11,7 @@ from torch import Tensor
 from ldznet_core.imaging.images import read_image, to_tensor
 
 PARK = "docs/pictures/park.png"  # a panda, a pumpkin and a ladybug
+SCENE, CHANGE = "a panda and a balloon on a blue background", "a heart on a blue background"
 
 
 @dataclass

@@ -18,8 +18,17 @@ from types import ModuleType, SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 CHECKOUT = os.environ.get("COMFYUI_PATH")
-
-
+# Packages that engines import and that are often missing beside a torch for the CPU; nothing of them runs here. Their
+# modules, and what is imported from each.
+IDLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "torchvision": {
+        "torchvision": (),
+        "torchvision.ops": ("roi_align", "deform_conv2d"),
+        "torchvision.transforms": ("Normalize",),
+        "torchvision.transforms.functional": (),
+    },
+    "torchaudio": {"torchaudio": (), "torchaudio.functional": (), "torchaudio.transforms": ("MelScale",)},
+}
 STUBBED: list[str] = []
 
 
@@ -37,11 +46,13 @@ def stub(name: str, **members) -> None:
 
 def start() -> SimpleNamespace | None:
     """The engine's modules, on the CPU; None where none is installed."""
-    if importlib.util.find_spec("torchvision") is None:  # imported by every engine, used by none of what runs here
-        if importlib.util.find_spec("transformers"):  # which remembers whether it was there
-            importlib.import_module("transformers.utils").is_torchvision_available()
-        stub("torchvision")
-        stub("torchvision.transforms", Normalize=object, functional=None)
+    absent = [package for package in IDLE if importlib.util.find_spec(package) is None]
+    if importlib.util.find_spec("transformers"):  # which remembers whether they were there
+        for package in absent:
+            getattr(importlib.import_module("transformers.utils"), f"is_{package}_available")()
+    for package in absent:
+        for name, members in IDLE[package].items():
+            stub(name, **dict.fromkeys(members, object))
     path, arguments = list(sys.path), sys.argv
     if CHECKOUT:
         sys.path.insert(0, CHECKOUT)

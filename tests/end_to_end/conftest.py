@@ -15,17 +15,11 @@ from pathlib import Path
 
 import pytest
 from client import PACK, ROOT, Server
+from engine import IDLE
 
 START_SECONDS = 180
-# Packages that ComfyUI imports and that are often missing beside a torch for the CPU; nothing of them runs here.
-STAND_INS = {
-    "torchvision": {
-        "torchvision/__init__.py": "from . import transforms\n",
-        "torchvision/transforms/__init__.py": "functional = None\nclass Normalize: pass\n",
-    },
-    # Without UpscaleModelLoader, version 1.27 of the page cannot show CheckpointLoaderSimple.
-    "spandrel": {"spandrel/__init__.py": "class ModelLoader: pass\nclass ImageModelDescriptor: pass\n"},
-}
+# Without UpscaleModelLoader, version 1.27 of the page cannot show CheckpointLoaderSimple.
+STAND_INS = {**IDLE, "spandrel": {"spandrel": ("ModelLoader", "ImageModelDescriptor")}}
 ARGUMENTS = ("--cpu", "--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes")
 
 
@@ -76,9 +70,13 @@ def environment(python, tmp_path_factory):
     look = f"import importlib.util as u; print(*[n for n in {list(STAND_INS)} if not u.find_spec(n)])"
     missing = subprocess.run([python, "-c", look], capture_output=True, check=True, text=True).stdout.split()
     folder = tmp_path_factory.mktemp("stand-ins")
-    for file, text in (item for name in missing for item in STAND_INS[name].items()):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(text)
+    for module, members in (item for name in missing for item in STAND_INS[name].items()):
+        file = folder / module.replace(".", "/") / "__init__.py"
+        file.parent.mkdir()
+        file.write_text("".join(f"class {member}: pass\n" for member in members))
+        if "." in module:
+            with (file.parents[1] / "__init__.py").open("a") as parent:
+                parent.write(f"from . import {file.parent.name}\n")
     paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     given = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return {**os.environ, **given}

@@ -2,69 +2,18 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from studio import hooks
+from studio import CHANGE, hooks
 
 pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes", "has_hooks")
 
-SCENE, CHANGE = "a panda and a balloon on a blue background", "a heart on a blue background"
 SAMPLERS = [
     ("euler", "normal"), ("heun", "normal"), ("dpmpp_2m", "karras"), ("dpmpp_sde", "normal"), ("ddim", "ddim_uniform"),
     ("uni_pc", "simple"), ("euler_ancestral", "exponential"), ("lcm", "sgm_uniform"),
 ]  # fmt: skip
 
 
-@pytest.fixture
-def has_hooks(core):
-    if core("backbones.comfy_steer").TransformerOptionsHook is None:
-        pytest.skip("this ComfyUI is older than hooks of conditionings")
-
-
-@pytest.fixture(scope="session")
-def light(pack_nodes):
-    with torch.inference_mode():
-        return pack_nodes["LDZNetLoadDecoder"].execute("miniature: light (bundled)").args[0]
-
-
-@pytest.fixture
-def marked(pack_nodes, mini):
-    """The CONDITIONING of a region."""
-
-    def make(text="balloon", prompt=CHANGE, **options):
-        node = pack_nodes["LDZNetConditioningSetWords"]
-        return node.execute(mini.prompt(prompt), mini.clip, text, **options).args[0]
-
-    return make
-
-
-@pytest.fixture
-def draw(mini):
-    """Latents [B, 4, 16, 16] of some steps; the scene alone where no region is given."""
-
-    def run(region=(), **options):
-        options = {"steps": 5, "seed": 1, **options}
-        return mini.sample(positive=[*mini.prompt(SCENE), *region], **options)["samples"]
-
-    return run
-
-
-@pytest.fixture
-def changes(draw, pack_nodes, mini, light):
-    """How much a region's prompt changes a picture in the mean, where the balloon is and where the panda is."""
-
-    def compare(region, seed=6):
-        plain, steered = draw(seed=seed), draw(region, seed=seed)
-        nodes, latent = pack_nodes["LDZNetSegment"], {"samples": plain}
-        masks = nodes.execute(mini.model, mini.clip, light, "balloon\npanda", latent=latent).args[0]
-        places = F.avg_pool2d(masks[:, None], 8)[:, 0] > 0.5  # [2, 16, 16]
-        change = (plain - steered).abs().amax(1)[0]  # [16, 16]
-        return change[places[0]].mean(), change[places[1]].mean()
-
-    return compare
-
-
-def test_it_changes_the_picture_where_the_words_are(changes, marked, light):
-    there, elsewhere = changes(marked(decoder=light, feather=0.0))
+def test_it_changes_the_picture_where_the_words_are(draw, changes, marked, light):
+    there, elsewhere = changes(draw(seed=6), draw(marked(decoder=light, feather=0.0), seed=6))
     assert there > 1 and elsewhere < 0.1 * there
 
 
@@ -96,22 +45,9 @@ def test_alone_it_draws_everywhere(draw, marked, mini, cfg):
     assert torch.allclose(held, alone, atol=1e-4)
 
 
-def test_an_interrupted_run_leaves_nothing(draw, marked, mini, monkeypatch):
-    from comfy import model_management
-
+def test_an_interrupted_run_leaves_nothing(draw, marked, mini, interrupt):
     plain, region, options = draw(), marked(follow=True), str(mini.model.model_options)
-    forward, calls = type(mini.unet).forward, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) > 3:
-            raise model_management.InterruptProcessingException
-        return forward(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(mini.unet), "forward", interrupted)
-        with pytest.raises(model_management.InterruptProcessingException):
-            draw(region)
+    interrupt(lambda: draw(region), calls=4)
     assert hooks(mini.unet) == 0 and str(mini.model.model_options) == options
     assert torch.equal(draw(), plain)
     assert torch.equal(draw(region), draw(region))
@@ -152,7 +88,7 @@ def test_a_lora_acts_in_the_region_only(draw, changes, marked, mini, light):
     group.add(hook)
     hooked = comfy_hooks.set_hooks_for_conditioning(marked(decoder=light, feather=0.0), group)
     plain = draw()
-    there, elsewhere = changes(hooked)
+    there, elsewhere = changes(draw(seed=6), draw(hooked, seed=6))
     assert there > 1 and elsewhere < 0.2 * there
     assert torch.equal(draw(), plain)
 

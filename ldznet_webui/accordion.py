@@ -9,6 +9,7 @@ import gradio as gr
 from modules import images, scripts, shared
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from ldznet_core.backbones.queries import Queries
 from ldznet_core.backbones.recording import Features
@@ -19,50 +20,16 @@ from ldznet_core.imaging.naming import unique_slugs
 from ldznet_core.segment.methods import METHODS
 
 from . import host
+from .asked import INFOTEXT, INPAINT, MASKS, PAINT, Asked, reader
 from .inpaint import inpaint
 from .masks import MOST_PIXELS, Finder, Found, Words, number
 
 log = logging.getLogger("LD-ZNet")
 
 TITLE = "LD-ZNet Masks"
-MASKS, INPAINT, PAINT = "masks only", "inpaint each phrase", "repaint where the words are"
 NOTE = "LD-ZNet note"  # what the API is told of a run, beside its pictures
 MASKS_KEY = "LD-ZNet masks"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The values of the accordion, in the order of its components: what the API gives as `args`."""
-
-    enabled: bool = False
-    phrases: str = ""
-    action: str = MASKS
-    method: str = "attention"
-    threshold: float = 0.5
-    refine: bool = True
-    grow: int = 4
-    feather: int = 4
-    invert: bool = False
-    prompts: str = ""
-    denoising: float = 0.4
-
-    @classmethod
-    def of(cls, *args) -> "Asked":
-        """From the values of the components. An empty textbox is None in some versions of Gradio."""
-        default = cls()
-        names = [one.name for one in fields(cls)]
-        return replace(default, **{name: value for name, value in zip(names, args, strict=False) if value is not None})
-
-    @property
-    def words(self) -> Words:
-        return Words.of(
-            self.phrases, method=self.method, threshold=self.threshold, refine=bool(self.refine), grow=self.grow,
-            feather=self.feather, invert=bool(self.invert),
-        )  # fmt: skip
-
-
-# What is written into a picture's text and read back from it, by the names of `Asked`.
-INFOTEXT = {one.name: f"LD-ZNet {one.name}" for one in fields(Asked) if one.name != "enabled"}
+REDRAWN = 0.05  # by which the colour of a square of 8 by 8 pixels differs where it was drawn anew
 
 
 @dataclass
@@ -73,6 +40,7 @@ class Run:
     words: Words | None = None
     capture: Capture | None = None
     latents: Tensor | None = None  # [B, C, h, w] of the last sampling; None where only its pictures are known
+    colours: Tensor | None = None  # [B, 3, h, w] in 0..1: the means of its pictures, of each position of the latents
     pictures: list[tuple[Image.Image, str]] = field(default_factory=list)  # masks and overlays, with their captions
     report: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -173,7 +141,7 @@ class Accordion(scripts.Script):
             grow=grow, feather=feather, invert=invert, prompts=prompts, denoising=denoising,
         )  # fmt: skip
         self.infotext_fields = [(enabled, lambda texts: INFOTEXT["phrases"] in texts)]
-        self.infotext_fields += [(parts[name], key) for name, key in INFOTEXT.items()]
+        self.infotext_fields += [(parts[name], reader(name)) for name in INFOTEXT]
         self.paste_field_names = list(INFOTEXT.values())
         return [parts[one.name] for one in fields(Asked)]
 
@@ -217,6 +185,12 @@ class Accordion(scripts.Script):
         run.close()
         decoded = getattr(ps.samples, "already_decoded", False)
         run.latents = None if decoded else ps.samples.detach().float().clone()
+
+    @guarded
+    def postprocess_batch(self, p, *args, images, **kwargs):
+        run = running(p)
+        if run is not None:
+            run.colours = colours(images)
 
     @guarded
     def postprocess_image_after_composite(self, p, pp, *args):
@@ -286,7 +260,7 @@ def find(p, run: Run, finder: Finder, picture: Image.Image) -> Found:
         return finder.find(run.words, picture)
     whole = getattr(p, "paste_to", None) is None  # else only a part of the picture was sampled
     size = (picture.height // 8, picture.width // 8)
-    exact = whole and picture.height % 8 == 0 and picture.width % 8 == 0
+    exact = whole and picture.height % 8 == 0 and picture.width % 8 == 0 and not redrawn(run, index, picture)
     latents = run.latents if exact and run.latents is not None and tuple(run.latents.shape[-2:]) == size else None
     row = capture and exact and recorded(capture, run, size, index)
     if latents is not None and index < len(latents):
@@ -296,6 +270,20 @@ def find(p, run: Run, finder: Finder, picture: Image.Image) -> Found:
     else:
         return finder.find(run.words, picture)
     return finder.find_sampled(run.words, picture, z, row or None)
+
+
+def colours(images: Tensor) -> Tensor:
+    """Means of pictures [B, 3, H, W] in squares of 8 by 8 pixels: [B, 3, H/8, W/8]."""
+    return avg_pool2d(images.detach().float().cpu(), 8)
+
+
+def redrawn(run: Run, index: int, picture: Image.Image) -> bool:
+    """Whether a picture was changed after it was sampled, as ADetailer and the restoring of faces do: what the
+    sampling showed is then not what is in the picture."""
+    if run.colours is None or index >= len(run.colours):
+        return False
+    before, now = run.colours[index], colours(to_tensor(picture).permute(0, 3, 1, 2))[0]
+    return now.shape != before.shape or bool((now - before).abs().amax() > REDRAWN)
 
 
 def recorded(capture: Capture, run: Run, size: tuple[int, int], index: int) -> Features | Queries | None:

@@ -10,6 +10,13 @@ def webui(request, tmp_path_factory):
     if kind == "none":
         pytest.skip("NO WEBUI TESTED: A1111_PATH, NEO_PATH and FORGE_PATH are unset")
     data = hosts.make_data(kind, tmp_path_factory.mktemp(kind))
-    running = hosts.start(kind, data)
-    yield running
-    running.stop()
+    with hosts.running(kind, data) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def empty(webui, tmp_path_factory):
+    """The same WebUI with this extension and no checkpoint."""
+    data = hosts.make_data(webui.kind, tmp_path_factory.mktemp("empty"), checkpoint=False)
+    with hosts.running(webui.kind, data) as running:
+        yield running

@@ -14,6 +14,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,12 +181,13 @@ def diffusers_configs() -> dict[str, dict]:
     }  # fmt: skip
 
 
-def make_data(kind: str, folder: Path, extension: bool = True) -> Path:
-    """A data folder with the miniature as the only checkpoint and, if wanted, this extension."""
+def make_data(kind: str, folder: Path, extension: bool = True, checkpoint: bool = True) -> Path:
+    """A data folder with the miniature as the only checkpoint, if wanted, and with this extension, if wanted."""
     models = folder / "models" / "Stable-diffusion"
     models.mkdir(parents=True, exist_ok=True)
     (folder / "tmp").mkdir(exist_ok=True)
-    shutil.copy(WEIGHTS / "mini.safetensors", models / "mini.safetensors")
+    if checkpoint:
+        shutil.copy(WEIGHTS / "mini.safetensors", models / "mini.safetensors")
     clip = folder / "clip"
     shutil.copytree(WEIGHTS / "tokenizer", clip, dirs_exist_ok=True)
     write(clip, {"config.json": text_encoder(), "tokenizer_config.json": TOKENIZER})
@@ -255,20 +258,28 @@ def start(kind: str, data: Path, *flags: str, seconds: float = 600) -> WebUI:
     python = os.environ.get(f"{kind.upper()}_PYTHON", "python")
     allowed = [] if kind == "a1111" else ["--gradio-allowed-path", str(root)]
     command = [python, "launch.py", *COMMON, *FLAGS[kind], *allowed, "--data-dir", str(data), "--port", str(port)]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    settings = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as out:
-        process = subprocess.Popen([*command, *flags], cwd=root, stdout=out, stderr=out, env={**os.environ, **offline})
+        process = subprocess.Popen([*command, *flags], cwd=root, stdout=out, stderr=out, env={**os.environ, **settings})
     webui = WebUI(kind, f"http://127.0.0.1:{port}", process, log)
     until = time.monotonic() + seconds
+    # A request that comes while it still starts would end it. This line is written when all is there.
     while time.monotonic() < until and process.poll() is None:
-        try:
-            # Routes of extensions come last, some time after those of the WebUI.
-            webui.get("/ldznet/methods" if (data / "extensions" / "ldznet-masks").exists() else "/sdapi/v1/options")
+        if "Startup time:" in log.read_text(errors="replace"):
             return webui
-        except (OSError, RuntimeError):
-            time.sleep(1)
+        time.sleep(1)
     process.kill()
     raise RuntimeError(f"{kind} did not start: {log.read_text(errors='replace')[-3000:]}")
+
+
+@contextmanager
+def running(kind: str, data: Path, *flags: str) -> Iterator[WebUI]:
+    """Inside, a WebUI of that kind runs on a data folder."""
+    webui = start(kind, data, *flags)
+    try:
+        yield webui
+    finally:
+        webui.stop()
 
 
 def encoded(picture: Image.Image) -> str:

@@ -75,16 +75,20 @@ def sample(webui, made, steps=(500, 300, 100)):
     return z
 
 
-def generate(webui, made, *args, steps=(500, 300, 100), **values):
-    """A generation of two pictures with these values of the accordion; returns it, and what is shown."""
+def generate(webui, made, *args, steps=(500, 300, 100), redrawn=(), **values):
+    """A generation of two pictures with these values of the accordion; returns it, and what is shown. Another
+    extension draws something new in the pictures of the numbers in `redrawn`."""
     script, p = webui.accordion.Accordion(), Generation(**values)
     processed = SimpleNamespace(images=[], infotexts=[], extra_generation_params=p.extra_generation_params)
     script.process(p, *args)
     script.process_before_every_sampling(p, *args)
     latents = sample(webui, made, steps)
     script.post_sample(p, SimpleNamespace(samples=latents), *args)
+    script.postprocess_batch(p, *args, images=torch.full((2, 3, SIDE, SIDE), 128 / 255), batch_number=0)
     for p.batch_index in range(2):
         grey = Image.new("RGB", (SIDE, SIDE), "grey")
+        if p.batch_index in redrawn:
+            grey.paste("red", (20, 20, 36, 36))
         pp = SimpleNamespace(image=grey)
         script.postprocess_image_after_composite(p, pp, *args)
         processed.images.append(pp.image)
@@ -138,6 +142,11 @@ def test_a_part_of_a_picture_is_not_taken_for_the_picture(webui, made, passes):
     assert passes == [4] * 3 + [2, 1] * 2
 
 
+def test_a_picture_that_another_extension_has_changed_costs_a_pass(webui, made, passes):
+    generate(webui, made, True, "cat", redrawn=[1])
+    assert passes == [4] * 3 + [2] + [2, 1]
+
+
 @pytest.mark.parametrize(
     ("args", "note"),
     [
@@ -173,3 +182,11 @@ def test_the_next_generation_takes_hooks_of_a_broken_one_away(webui):
 def test_an_axis_of_the_plot_replaces_a_value(webui, made):
     p, _ = generate(webui, made, True, "cat", _ldznet_axes={"phrases": "red apple"})
     assert p.extra_generation_params["LD-ZNet phrases"] == "red apple"
+
+
+def test_inpaint_prompts_of_another_picture_do_not_stay(webui):
+    read = webui.accordion.reader("prompts")
+    assert read({"LD-ZNet phrases": "cat", "LD-ZNet prompts": "a dog"}) == "a dog"
+    assert read({"LD-ZNet phrases": "cat"}) == ""  # empties the box
+    assert read({}) is None  # leaves it alone
+    assert webui.accordion.reader("threshold") == "LD-ZNet threshold"

@@ -3,12 +3,16 @@
 With LDZNET_SCREENSHOTS set to a folder, pictures of the page are written there.
 """
 
+import base64
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from drawing import DRAW, TITLE
 from studio import PARK
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="NO PAGE TESTED: install selenium to run these tests")
@@ -60,6 +64,16 @@ class Page:
     def click(self, selector: str) -> None:
         self.js("document.querySelector(arguments[0]).click()", selector)
 
+    def upload(self, selector: str, file: Path) -> None:
+        """Put a picture in the place of the one that is there, if any."""
+        self.js(
+            "document.querySelectorAll(`${arguments[0]} button`).forEach("
+            "b => /clear|remove/i.test(b.ariaLabel || b.title) && b.click())", selector
+        )  # fmt: skip
+        self.wait(f"document.querySelector('{selector} input[type=file]')", f"room in {selector}")
+        self.driver.find_element("css selector", f"{selector} input[type=file]").send_keys(str(file.resolve()))
+        self.wait(f"document.querySelectorAll('{selector} img').length", f"the picture in {selector}")
+
     def choose(self, selector: str, option: str) -> None:
         """Choose an option of a dropdown."""
         self.driver.find_element("css selector", f"{selector} input").click()
@@ -73,11 +87,12 @@ class Page:
             self.driver.save_screenshot(str(Path(folder) / f"{self.kind}_{name}.png"))
 
 
-@pytest.fixture(scope="module")
-def page(webui, tmp_path_factory):
+@contextmanager
+def browser(webui, profile: Path) -> Iterator[Page]:
+    """Inside, the page of a WebUI is open."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(SECONDS)
@@ -91,13 +106,18 @@ def page(webui, tmp_path_factory):
         driver.quit()
 
 
+@pytest.fixture(scope="module")
+def page(webui, tmp_path_factory):
+    with browser(webui, tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
 IMAGES = "document.querySelectorAll('{} img').length"
 
 
 def test_words_become_a_mask_that_is_repainted(page):
     page.tab("Words to masks")
-    page.driver.find_element("css selector", "#ldznet_picture input[type=file]").send_keys(str(Path(PARK).resolve()))
-    page.wait(IMAGES.format("#ldznet_picture"), "the picture")
+    page.upload("#ldznet_picture", Path(PARK))
     page.write("#ldznet_phrases textarea", "panda\nladybug")
     page.choose("#ldznet_method", "miniature: ldznet (bundled)")
     time.sleep(0.5)
@@ -166,3 +186,61 @@ def test_masks_stand_beside_what_was_drawn(page):
         "picture, mask and overlay",
     )  # fmt: skip
     page.shot("accordion")
+
+
+ASKED = {
+    "phrases": 'pumpkin | a "red", round: ball', "action": "inpaint each phrase", "method": "noise",
+    "threshold": 0.45, "refine": False, "grow": -3, "feather": 2, "invert": True,
+    "prompts": "an old pumpkin, cracked\na ball", "denoising": 0.35,
+}  # fmt: skip
+ACCORDION = "script_txt2img_ldznet_masks"
+# What stands in a part of the accordion, in either version of Gradio.
+STANDING = """
+const part = document.getElementById(arguments[0]);
+const chosen = [...part.querySelectorAll('label')].find(l => l.querySelector('input[type=radio]')?.checked);
+const box = part.querySelector('input[type=checkbox]');
+if (chosen) return chosen.innerText.trim();
+if (box) return box.checked;
+return part.querySelector('textarea, input[type=number], input').value;
+"""
+
+
+def standing(page, *names) -> dict:
+    return {name: page.js(STANDING, f"{ACCORDION}_{name}") for name in names}
+
+
+def read_back(page, file: Path) -> None:
+    """By PNG Info, send what a picture says of itself to txt2img."""
+    page.tab("PNG Info")
+    page.upload("#pnginfo_image", file)
+    time.sleep(2)
+    page.click("#tab_pnginfo #txt2img_tab")
+
+
+def test_what_was_asked_is_read_back_from_a_picture(page, webui, tmp_path):
+    for name, args in {
+        "all": [True, *ASKED.values()], "no prompts": [True, "cat", ASKED["action"]], "nothing": [False]
+    }.items():  # fmt: skip
+        answer = webui.post("/sdapi/v1/txt2img", **DRAW, alwayson_scripts={TITLE: {"args": args}})
+        (tmp_path / f"{name}.png").write_bytes(base64.b64decode(answer["images"][0].split(",")[-1]))
+    page.tab("txt2img")
+    read_back(page, tmp_path / "all.png")
+    phrases = f"document.querySelector('#{ACCORDION}_phrases textarea').value"
+    page.wait(f"{phrases}.includes('round: ball')", "the phrases")
+    expected = {name: value if isinstance(value, bool) else str(value) for name, value in ASKED.items()}
+    assert standing(page, "enabled", *ASKED) == {"enabled": True, **expected}
+    read_back(page, tmp_path / "no prompts.png")
+    page.wait(f"{phrases} == 'cat'", "the other phrase")
+    assert standing(page, "action", "prompts") == {"action": ASKED["action"], "prompts": ""}
+    read_back(page, tmp_path / "nothing.png")
+    page.wait(f"!document.querySelector('#{ACCORDION}_enabled input').checked", "the accordion switched off")
+
+
+def test_the_tab_of_a_webui_without_a_checkpoint_says_so(empty, tmp_path):
+    with browser(empty, tmp_path / "browser") as page:
+        page.tab("Words to masks")
+        page.upload("#ldznet_picture", Path(PARK))
+        page.write("#ldznet_phrases textarea", "panda")
+        time.sleep(0.5)
+        page.click("#ldznet_find")
+        page.wait("document.querySelector('#ldznet_note').innerText.startsWith('no checkpoint is loaded')", "the note")

@@ -11,41 +11,15 @@ import hosts
 import numpy as np
 import pytest
 import torch
+from drawing import DRAW, TITLE, Drawn, draw, overlap, segmented
 from PIL import Image
 from studio import PARK, park
 
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.segment.methods import decoder_free
 
-TITLE = "LD-ZNet Masks"
 LIGHT = "miniature: light (bundled)"
 PHRASES = "panda | pumpkin | ladybug"
-DRAW = {
-    "prompt": "a pumpkin on a blue background", "seed": 3, "steps": 8, "width": 128, "height": 128, "cfg_scale": 3,
-    "sampler_name": "Euler", "save_images": False,
-}  # fmt: skip
-
-
-class Drawn:
-    """What a generation gave: its pictures as arrays, and what it says of masks."""
-
-    def __init__(self, answer: dict):
-        self.pictures = [np.asarray(hosts.decoded(image).convert("RGB")) for image in answer["images"]]
-        self.info = json.loads(answer["info"])
-        said = self.info["extra_generation_params"]
-        self.note, masks = said.get("LD-ZNet note", ""), said.get("LD-ZNet masks", {})
-        self.report, self.first = masks.get("pictures", []), masks.get("first")
-
-    @property
-    def mask(self) -> np.ndarray:
-        """That of the first phrase, as flags [H, W]."""
-        return self.pictures[self.first][..., 0] > 127
-
-
-def draw(webui, *args, **values) -> Drawn:
-    if args:
-        values["alwayson_scripts"] = {TITLE: {"args": [True, *args]}}
-    return Drawn(webui.post("/sdapi/v1/txt2img", **{**DRAW, **values}))
 
 
 @pytest.fixture
@@ -63,17 +37,6 @@ def refused(webui, **values) -> str:
         urllib.request.urlopen(request, timeout=120)
     assert error.value.code == 422
     return json.loads(error.value.read())["error"]
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return (a & b).sum() / (a | b).sum()
-
-
-def segmented(webui, picture: np.ndarray, phrase: str = "pumpkin") -> np.ndarray:
-    """The mask of a picture by a pass of its own, as flags [H, W]."""
-    picture = hosts.encoded(Image.fromarray(picture))
-    answer = webui.post("/ldznet/segment", image=picture, phrases=phrase, grow=4, feather=4)
-    return np.asarray(hosts.decoded(answer["masks"][0]["mask"])) > 127
 
 
 @pytest.mark.parametrize("method", ["attention", "light", "ldznet"])
@@ -195,19 +158,44 @@ def test_what_makes_no_sense_is_said_and_the_picture_is_drawn(webui, args, note)
     assert len(drawn.pictures) == (0 if "repaint where the words are" in args else 1)
 
 
-def test_hooks_are_gone_after_an_interrupt(webui, unchanged):
-    before = webui.post("/probe/count")["hooks"]
-    webui.post("/probe/counted")
-    thread = threading.Thread(target=lambda: draw(webui, "pumpkin", steps=150))
+def interrupted(webui, moment, *args, **values) -> Drawn:
+    """What comes of a generation that is interrupted once `moment` is true of the WebUI's state."""
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(draw(webui, *args, **values)))
     thread.start()
-    until = time.monotonic() + 60
-    while time.monotonic() < until and webui.get("/sdapi/v1/progress")["state"]["sampling_step"] < 3:
+    until = time.monotonic() + 300
+    while not moment(webui.get("/sdapi/v1/progress")["state"]):
+        assert time.monotonic() < until and thread.is_alive(), "the moment never came"
         time.sleep(0.05)
     webui.post("/sdapi/v1/interrupt")
-    thread.join(120)
+    thread.join(300)
+    return answers[0]
+
+
+@pytest.fixture
+def unharmed(webui, unchanged):
+    """After the test there are as many hooks as before, and pictures are as ever."""
+    before = webui.post("/probe/count")["hooks"]
+    webui.post("/probe/counted")
+    yield
     assert webui.post("/probe/count")["hooks"] == before
     webui.post("/probe/counted")
     assert np.array_equal(draw(webui).pictures[0], unchanged)
+
+
+def test_an_interrupt_in_the_middle_of_a_picture_ends_it_without_masks(webui, unharmed):
+    drawn = interrupted(webui, lambda state: state["sampling_step"] >= 3, "pumpkin", steps=150)
+    assert len(drawn.pictures) == 1 and not drawn.report and not drawn.note
+
+
+def test_an_interrupt_in_the_middle_of_inpainting_keeps_the_masks(webui, unharmed):
+    args = ["pumpkin | ball", "inpaint each phrase", "attention", 0.2, True, 4, 0, False, "a ladybug\na ladybug", 1]
+
+    def inside(state: dict) -> bool:
+        return state["job_count"] > 1 and 2 <= state["sampling_step"] < 30
+
+    drawn = interrupted(webui, inside, *args, steps=40, prompt="a pumpkin and a ball on a blue background")
+    assert len(drawn.pictures) == 4 and drawn.report[0]["found"][0] and not drawn.note
 
 
 def test_what_was_asked_is_written_into_the_picture(webui):

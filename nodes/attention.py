@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from ..ldznet_core.backbones.comfy import ComfyBackbone
 from ..ldznet_core.backbones.comfy_dit import ComfyTransformerBackbone, shows_attention
 from ..ldznet_core.backbones.comfy_x0 import ComfyX0Backbone
+from ..ldznet_core.backbones.families.dit import TransformerFamily
 from ..ldznet_core.errors import InputError
 from ..ldznet_core.segment.attention import SPREADS
 from ..ldznet_core.segment.base import PRESENT
-from ..ldznet_core.segment.joint_attention import JointAttentionSegmenter
 from ..ldznet_core.segment.methods import METHODS, decoder_free
 from .inputs import MOST_SEED, caption_of, check_connected, number, phrases_of, pictures_of, whole
 from .shared import (
@@ -80,7 +80,7 @@ class LDZNetAttentionMask(io.ComfyNode):
                     min=-1,
                     max=999,
                     tooltip="How much noise is added to the latent before the model reads it. -1 is the best value: "
-                    f"{METHODS['attention'].timestep} for the attention of a UNet, {JointAttentionSegmenter.timestep} "
+                    f"{METHODS['attention'].timestep} for the attention of a UNet, {TransformerFamily.timestep} "
                     f"for that of a transformer, {METHODS['noise'].timestep} for noise",
                 ),
                 SEED,

@@ -66,10 +66,10 @@ FAMILIES = {
     "sd3": (
         "SD3",
         {
-            "in_channels": 16, "out_channels": 16, "pos_embed_scaling_factor": None, "patch_size": 2, "depth": 3,
+            "in_channels": 16, "out_channels": 16, "pos_embed_scaling_factor": None, "patch_size": 2, "depth": 5,
             "input_size": None, "adm_in_channels": 32, "pos_embed_max_size": 32, "num_patches": 1024,
             "context_embedder_config": {
-                "target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 192},
+                "target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 320},
             },
             "qk_norm": "rms", "x_block_self_attn_layers": [0, 1],
         },

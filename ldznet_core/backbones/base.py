@@ -31,7 +31,7 @@ class Backbone(Protocol):
     area in pixels of the images that the model was trained on; `stride` the pixels along a side of one position of a
     latent; `capabilities` some of `CAPABILITIES`. What a backbone
     lacks is refused by `require`; `features` and `queries` need `unet_config`, `transformer`, `observe` and `project`,
-    `joint` needs `patch`, `grid`, `concepts` and `attend`.
+    `joint` needs `family`, `patch`, `grid`, `concepts` and `attend`.
     """
 
     name: str

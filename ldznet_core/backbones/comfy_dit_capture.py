@@ -13,11 +13,11 @@ from torch import Tensor
 
 from .comfy import without_frames
 from .comfy_capture import KEY, LATENTS_KEPT, Runs, WrappersMP, fingerprint
-from .comfy_dit import flow_timestep
+from .comfy_dit import flow_timestep, network_of
+from .families.dit import family_of
 from .joint import Noised
 
-CAPTURE_AT = 500  # thousandths of noise
-NEAR = (200, 800)  # further off, half noise added to the finished latent is better
+NEAR = (200, 800)  # thousandths of noise; further off, noise added to the finished latent is better
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class _Kept:
 
 
 class TransformerCapture(Runs):
-    """The noisy latents of what was sampled with `watch(model)`'s clone, of the step nearest to `CAPTURE_AT`."""
+    """The noisy latents of what was sampled with `watch(model)`'s clone, of the step nearest to the timestep of
+    its family."""
 
     def noised(self, latents: Tensor) -> Noised | None:
         """Those of LATENT samples, one row each; None, with a line in the log, where the runs that made them passed no
@@ -59,13 +60,14 @@ class TransformerCapture(Runs):
 def watch(model: ModelPatcher) -> tuple[ModelPatcher, TransformerCapture]:
     """A clone of `model` that samples the very same and shows its latents to the capture."""
     capture, clone = TransformerCapture(model), model.clone()
+    best = family_of(network_of(model)).timestep
 
     def outer_sample(
         executor, noise: Tensor, latent: Tensor, sampler, sigmas: Tensor, mask=None, callback=None, *args, **kwargs
     ) -> Tensor:
         sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
         timesteps = [flow_timestep(sampling, float(sigma)) for sigma in sigmas[:-1]]
-        nearest = min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - CAPTURE_AT), default=None)
+        nearest = min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - best), default=None)
         seen: list[Noised] = []
 
         def shown(step: int, clean: Tensor, z_t: Tensor, steps: int) -> object:

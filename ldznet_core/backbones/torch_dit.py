@@ -13,7 +13,7 @@ from ..checkpoints.tokenizer import PIECES
 from ..errors import InputError
 from ..networks.mmdit import narrow, widen
 from ..networks.schedule import Flow
-from .families.dit import family_of
+from .families.dit import TransformerFamily, family_of
 from .joint import BlockAttention, Call, Concepts, Layout, prompt_of, spans
 from .recording import Text, follow
 from .riding import ride
@@ -34,6 +34,10 @@ class TransformerBackbone(FileBackbone):
     @property
     def networks(self) -> dict[str, nn.Module]:
         return {"vae": self.model.vae, "text": self.model.text, "transformer": self.model.transformer}
+
+    @property
+    def family(self) -> TransformerFamily:
+        return family_of(self.model.transformer)
 
     @property
     def native_area(self) -> int:
@@ -112,7 +116,7 @@ class TransformerBackbone(FileBackbone):
 
             return hook
 
-        chosen = tuple(blocks) or family_of(network).chosen(network)
+        chosen = tuple(blocks) or self.family.chosen(network)
         modules = {str(i): network.joint_blocks[i] for i in chosen}
         hooked = range(max(chosen) + 1) if concepts.caption else chosen
         handles = [network.joint_blocks[i].attention.register_forward_hook(reader(i)) for i in hooked]

@@ -21,12 +21,11 @@ BACKGROUND = ("background", "floor", "sky", "wall")  # what phrases compete with
 class JointAttentionSegmenter(BaseSegmenter):
     """Soft masks of phrases, and their presence, from the attention of a backbone's transformer.
 
-    `blocks` says which are read (default: those of the family), `background` with which words phrases compete, `read`
-    whether "attention", "outputs" or "both" tell. `spread` "none" leaves masks as they are read; otherwise what does
+    `blocks` says which are read, `read` whether "attention", "outputs" or "both" tell (defaults: those of the family),
+    `background` with which words phrases compete. `spread` "none" leaves masks as they are read; otherwise what does
     not look as the strongest part of a mask is taken from it.
     """
 
-    timestep = 500  # half noise (ConceptAttention, Seg4Diff)
     samples = 1
     tells_presence = True
     needs = "joint"
@@ -40,11 +39,12 @@ class JointAttentionSegmenter(BaseSegmenter):
         progress: Callable[[float], None] | None = None,
         blocks: Sequence[int] = (),
         background: Sequence[str] = BACKGROUND,
-        read: str = "both",
+        read: str | None = None,
     ):
         super().__init__(backbone, samples, progress)
         self.spread, self.blocks = check_spread(spread), tuple(blocks)
-        self.background, self.read = tuple(background), read
+        self.background, self.read = tuple(background), read or backbone.family.read
+        self.timestep = backbone.family.timestep
 
     @torch.inference_mode()
     def predict_passes(

@@ -118,7 +118,10 @@ def test_a_network_is_known_by_its_parts():
             for part in parts:
                 setattr(self, part, nn.ModuleList([nn.Linear(1, 1)]))
 
-    assert family_of(Network("joint_blocks", "context_embedder")).name == "Stable Diffusion 3"
+    small = Network("joint_blocks", "context_embedder")
+    assert family_of(small).name == "Miniature" and family_of(small).chosen(small) == (0,)
+    small.joint_blocks.extend(nn.Linear(1, 1) for _ in range(4))
+    assert family_of(small).name == "Stable Diffusion 3" and family_of(small).chosen(small) == (1, 2)
     assert family_of(Network("joint_blocks")) is None and family_of(nn.Linear(1, 1)) is None
     video = Network("double_blocks", "single_blocks", "pe_embedder", "vector_in")
     assert family_of(video).name == "Flux"

@@ -21,6 +21,8 @@ class TransformerFamily:
     sequence that attention runs over: "text first", "image first", or "cross" where text is not in it and only its
     keys are read, by the part `attention` of a block. `encoder` names the tokens that are the rows of the context,
     where that is not plain from their number; `left_padded` says that the network pads the context at its start.
+    `timestep` is how many thousandths of a latent are noise when it is read, `read` what tells where concepts are
+    (`segment.joint_maps`).
     """
 
     name: str
@@ -32,13 +34,18 @@ class TransformerFamily:
     attention: str = ""
     encoder: str = ""
     left_padded: bool = False
+    timestep: int = 500  # ConceptAttention, Seg4Diff
+    read: str = "both"
+    most: float = math.inf  # blocks; a larger network is of another family
 
     def owns(self, network: nn.Module) -> bool:
         if not all(hasattr(network, part) for part in self.parts) or any(hasattr(network, part) for part in self.lacks):
             return False
-        first = next(iter(getattr(network, self.blocks)), None)
+        blocks = getattr(network, self.blocks)
+        first = next(iter(blocks), None)
         # HunyuanVideo has the parts of Flux, and its image comes first.
-        return first is not None and hasattr(first, self.attention or "forward") and not flipped(first)
+        known = first is not None and hasattr(first, self.attention or "forward") and not flipped(first)
+        return known and len(blocks) <= self.most
 
     def chosen(self, network: nn.Module) -> tuple[int, ...]:
         """Which of the blocks are read where nobody says otherwise."""
@@ -65,6 +72,10 @@ FAMILIES = (
     ),
     TransformerFamily(
         "Flux", ("double_blocks", "single_blocks", "pe_embedder", "vector_in"), "double_blocks", (0.79, 1.0)
+    ),
+    TransformerFamily(  # the bundled one, of which our own measurements are: `benchmarks/mini_dit.py`
+        "Miniature", ("joint_blocks", "context_embedder"), "joint_blocks", (0.0, 1.0), timestep=300, read="attention",
+        most=4,
     ),
     TransformerFamily("Stable Diffusion 3", ("joint_blocks", "context_embedder"), "joint_blocks", (0.33, 0.5)),
     TransformerFamily(

@@ -56,7 +56,7 @@ def settings(blocks: int) -> Iterator[tuple[str, dict[str, dict]]]:
     """One setting after the other: its name, and its values by the names that the table gives them."""
     words = {"four words of photographs": BACKGROUND, "three of its own": WORLD, "one": ("background",)}
     yield "background words", {name: {"background": value} for name, value in words.items()}
-    yield "timestep", {str(timestep): {"timestep": timestep} for timestep in (100, 200, 300, 500, 700)}
+    yield "timestep", {str(timestep): {"timestep": timestep} for timestep in (50, 100, 200, 300, 500, 700)}
     numbers = {f"block {i}": (i,) for i in range(blocks)} | {"all blocks": tuple(range(blocks))}
     yield "blocks", {name: {"blocks": value} for name, value in numbers.items()}
     yield "read", {

@@ -18,10 +18,11 @@ from ldznet_core.networks.unet import UNet, UNetConfig
 
 NODES = {
     "LDZNetLoadMini", "LDZNetLoadDecoder", "LDZNetSegment", "LDZNetCapture", "LDZNetSegmentCaptured", "LDZNetLabelMap",
-    "LDZNetRefineMask", "LDZNetAttentionMask", "LDZNetMasksToSEGS",
+    "LDZNetRefineMask", "LDZNetAttentionMask", "LDZNetMasksToSEGS", "LDZNetConditioningSetWords",
 }
-MINIATURE = [path for path in EXAMPLES if "CheckpointLoaderSimple" not in path.read_text()]
-SD15 = [path for path in EXAMPLES if path not in MINIATURE]
+OTHERS = {"regions_by_words"}  # test_regions.py runs it
+MINIATURE = [p for p in EXAMPLES if "CheckpointLoaderSimple" not in p.read_text() and p.stem not in OTHERS]
+SD15 = [p for p in EXAMPLES if p not in MINIATURE and p.stem not in OTHERS]
 # Width and height of the pictures that a workflow saves, by their prefix; those of SD 1.5 made smaller.
 SIZES = {
     "miniature_generate_mask_inpaint_composite": {

@@ -18,19 +18,24 @@ from ldznet_core.imaging import chips
 FOLDER = "ldznet"
 BUNDLED = {f"miniature: {kind} (bundled)": kind for kind in ("light", "ldznet", "znet")}
 NO_MODEL = "no checkpoint is loaded: choose one at the top of the page and wait until it is there"
+OLDER = "masks cannot be made in Forge Classic and reForge: use AUTOMATIC1111's WebUI, Forge or Forge Neo"
 Result = TypeVar("Result")
 
 # The rows of AUTOMATIC1111's sampler that is running under our eyes: its callback has no other way to find them.
 _watched: list[A1111Rows] = []
 
 
+def there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def is_forge() -> bool:
     """Whether this is Forge or Forge Neo, whose networks live in a package of their own."""
-    return importlib.util.find_spec("modules_forge") is not None and importlib.util.find_spec("backend") is not None
+    return there("modules_forge") and there("backend")
 
 
 def backbone() -> WebUIBackbone:
-    """The loaded checkpoint. Raises InputError where there is none."""
+    """The loaded checkpoint. Raises InputError where there is none, and in WebUIs that keep it in another way."""
     from modules import shared
 
     if is_forge():
@@ -39,6 +44,8 @@ def backbone() -> WebUIBackbone:
         if not hasattr(shared.sd_model, "forge_objects"):
             raise InputError(NO_MODEL)
         return ForgeBackbone(shared.sd_model)
+    if there("modules_forge"):
+        raise InputError(OLDER)
     from ldznet_core.backbones.webui_a1111 import A1111Backbone
 
     if shared.sd_model is None:

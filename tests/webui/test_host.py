@@ -52,6 +52,12 @@ def test_without_a_checkpoint_one_sentence_says_so(a1111):
         host.exclusive(host.backbone)
 
 
+def test_other_descendants_of_forge_are_refused_in_one_sentence(a1111, monkeypatch):
+    monkeypatch.setattr(host, "there", lambda module: module == "modules_forge")
+    with pytest.raises(InputError, match="masks cannot be made in Forge Classic and reForge: use AUTOMATIC1111's"):
+        host.exclusive(host.backbone)
+
+
 def test_forge_loads_its_checkpoint_for_work_but_never_in_the_middle_of_a_picture(forge):
     with pytest.raises(InputError, match="no checkpoint is loaded"):
         host.backbone()

@@ -5,18 +5,20 @@ import pytest
 
 
 @pytest.fixture(scope="package", params=[kind for kind in hosts.KINDS if hosts.checkout(kind)] or ["none"])
-def webui(request, tmp_path_factory):
-    kind = request.param
-    if kind == "none":
+def kind(request):
+    if request.param == "none":
         pytest.skip("NO WEBUI TESTED: A1111_PATH, NEO_PATH and FORGE_PATH are unset")
-    data = hosts.make_data(kind, tmp_path_factory.mktemp(kind))
-    with hosts.running(kind, data) as running:
+    return request.param
+
+
+@pytest.fixture(scope="package")
+def webui(kind, tmp_path_factory):
+    with hosts.running(kind, hosts.make_data(kind, tmp_path_factory.mktemp(kind))) as running:
         yield running
 
 
 @pytest.fixture(scope="package")
-def empty(webui, tmp_path_factory):
+def empty(kind, tmp_path_factory):
     """The same WebUI with this extension and no checkpoint."""
-    data = hosts.make_data(webui.kind, tmp_path_factory.mktemp("empty"), checkpoint=False)
-    with hosts.running(webui.kind, data) as running:
+    with hosts.running(kind, hosts.make_data(kind, tmp_path_factory.mktemp("empty"), checkpoint=False)) as running:
         yield running

@@ -37,17 +37,17 @@ DETAIL = {
 
 
 @pytest.fixture(scope="module")
-def beside(webui, tmp_path_factory):
+def beside(kind, tmp_path_factory):
     """The same WebUI with this extension and ADetailer."""
     named = os.environ.get("ADETAILER_PATH")
     if not named:
         pytest.skip("NOT TESTED BESIDE ADETAILER: ADETAILER_PATH is unset")
-    data = hosts.make_data(webui.kind, tmp_path_factory.mktemp("beside"))
+    data = hosts.make_data(kind, tmp_path_factory.mktemp("beside"))
     (data / "extensions" / "adetailer").symlink_to(Path(named).resolve())
     scripts = data / "extensions" / "stand-in" / "scripts"
     scripts.mkdir(parents=True)
     (scripts / "stand_in.py").write_text(STAND_IN)
-    with hosts.running(webui.kind, data, "--ad-no-huggingface") as running:
+    with hosts.running(kind, data, "--ad-no-huggingface") as running:
         yield running
 
 

@@ -33,10 +33,10 @@ def draw(webui, name: str, *args) -> Drawn:
 
 
 @pytest.fixture(scope="module")
-def bare(webui, tmp_path_factory):
+def bare(kind, tmp_path_factory):
     """What the same WebUI draws where this extension was never installed."""
-    data = hosts.make_data(webui.kind, tmp_path_factory.mktemp("bare"), extension=False)
-    with hosts.running(webui.kind, data) as other:
+    data = hosts.make_data(kind, tmp_path_factory.mktemp("bare"), extension=False)
+    with hosts.running(kind, data) as other:
         scripts = {one["name"] for one in other.get("/sdapi/v1/script-info")}
         assert TITLE.lower() not in scripts
         return {name: draw(other, name).pictures for name in DRAWINGS}

@@ -96,6 +96,7 @@ def browser(webui, profile: Path) -> Iterator[Page]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(SECONDS)
+    driver.set_script_timeout(SECONDS)
     try:
         driver.get(webui.url)
         page = Page(driver, webui.kind)

@@ -21,10 +21,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..networks.taps import light_sources
 from .comfy import transformer, without_frames
-from .comfy_model import read_facts, read_unet_config, timestep_of, unwrapped
+from .comfy_model import options_of, read_facts, read_unet_config, timestep_of, unwrapped
 from .families.unet import plan
 from .queries import Queries
-from .recording import Features
+from .recording import Features, rows_of
 from .step_recorder import SETTLED, StepRecorder, Wanted
 
 try:  # ComfyUI since December 2024
@@ -122,12 +122,9 @@ class Capture(Runs):
         """One call of the UNet on `x` [len(roles) * B, C, h, w]: equal chunks, each of the prompt of that number."""
         if self.run is None or self.positive not in roles:
             return call()
-        network, place = unwrapped(base.diffusion_model), roles.index(self.positive)
-
-        def positive_rows(output: Tensor) -> Tensor:
-            # Extensions for prompts of regions put more rows through attention: whose they are, we cannot know.
-            return output.chunk(len(roles))[place] if len(output) == len(x) else output[:0]
-
+        network, count = unwrapped(base.diffusion_model), len(x) // len(roles)
+        first = roles.index(self.positive) * count
+        positive_rows = rows_of(x, slice(first, first + count))
         timestep, size = timestep_of(base.model_sampling, sigma[:1]), tuple(x.shape[-2:])
         with self.run.step(timestep, size, lambda block: transformer(network, block), positive_rows):
             return call()
@@ -212,8 +209,7 @@ def watch(model: ModelPatcher) -> tuple[ModelPatcher, Capture]:
 
     def apply_model(executor, *args, **kwargs):
         x, sigma = args[:2]
-        options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
-        roles = options.get("cond_or_uncond", [])
+        roles = options_of(args, kwargs).get("cond_or_uncond", [])
         return capture.during_call(lambda: executor(*args, **kwargs), executor.class_obj, x, sigma, roles)
 
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)

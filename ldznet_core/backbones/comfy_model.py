@@ -138,6 +138,11 @@ def sigma_of(sampling: nn.Module, timestep: int) -> float:
     return float(sampling.percent_to_sigma(1 - min(max(timestep, 1), LAST - 1) / LAST))
 
 
+def options_of(arguments: tuple, named: dict) -> dict:
+    """The `transformer_options` among the arguments of a call of a ComfyUI model's `apply_model`."""
+    return arguments[5] if len(arguments) > 5 else named.get("transformer_options", {})
+
+
 def timestep_of(sampling: nn.Module, sigma: Tensor) -> int:
     """The timestep of a noise level [1]: the inverse of `sigma_of`."""
     if has_timesteps(sampling):

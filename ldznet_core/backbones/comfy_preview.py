@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .comfy import transformer
 from .comfy_capture import WrappersMP
-from .comfy_model import unwrapped
-from .recording import record
+from .comfy_model import options_of, unwrapped
+from .recording import record, rows_of
 
 log = logging.getLogger("LD-ZNet")
 
@@ -61,16 +61,12 @@ class Previews:
         positive prompt is number 0."""
         if not self.is_on or self.outputs or 0 not in roles or time.monotonic() < self.due or x.ndim != 4:
             return call()
-        place = roles.index(0)
-
-        def first(output: Tensor) -> Tensor:
-            # Extensions for prompts of regions put more rows through attention: whose they are, we cannot know.
-            return output.chunk(len(roles))[place][:1] if len(output) == len(x) else output[:0]
-
         self.base, self.like = base, x
-        with record(self.reader.modules(tuple(x.shape[-2:]), self.find), first) as outputs:
+        first = roles.index(0) * len(x) // len(roles)
+        modules = self.reader.modules(tuple(x.shape[-2:]), self.find)
+        with record(modules, rows_of(x, slice(first, first + 1))) as outputs:
             prediction = call()
-        self.outputs = {name: output for name, output in outputs.items() if len(output)}
+        self.outputs = outputs
         return prediction
 
     def find(self, block: str) -> nn.Module:
@@ -109,8 +105,7 @@ def add_previews(model: ModelPatcher, reader: Reader) -> None:
         return previews.during_run(lambda: executor(noise, latent, sampler, sigmas, mask, shown, *args, **kwargs))
 
     def apply_model(executor, *args, **kwargs) -> Tensor:
-        options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
-        roles = options.get("cond_or_uncond", [])
+        roles = options_of(args, kwargs).get("cond_or_uncond", [])
         return previews.during_call(lambda: executor(*args, **kwargs), executor.class_obj, args[0], roles)
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .comfy import ComfyBackbone, transformer
-from .comfy_model import timestep_of, unwrapped
-from .recording import Text, record
+from .comfy_model import options_of, timestep_of, unwrapped
+from .recording import Text, record, rows_of
 from .steering import Reader, Region, Step, Tracker, weight
 
 try:  # ComfyUI since December 2024
@@ -175,19 +175,15 @@ class Run:
             return call()
         if tuple(x.shape[1:]) != self.size[1:] or len(x) != self.size[0] * len(uuids):
             return call()  # a part of the latent or of the batch
-        place, network = uuids.index(self.prompt["uuid"]), unwrapped(base.diffusion_model)
-
-        def rows(output: Tensor) -> Tensor:
-            # Extensions for prompts of regions put more rows through attention: whose they are, we cannot know.
-            return output.chunk(len(uuids))[place] if len(output) == len(x) else output[:0]
-
+        network, count = unwrapped(base.diffusion_model), self.size[0]
+        first = uuids.index(self.prompt["uuid"]) * count
         modules: dict[str, nn.Module] = {}
         for tracker in self.trackers.values():
             if not tracker.is_settled:
                 modules |= tracker.reader.modules(self.size[-2:], lambda block: transformer(network, block))
-        with record(modules, rows) as outputs:
+        with record(modules, rows_of(x, slice(first, first + count))) as outputs:
             prediction = call()
-        self.outputs = {name: output.to(x.device) for name, output in outputs.items() if len(output)}
+        self.outputs = {name: output.to(x.device) for name, output in outputs.items()}
         self.context, self.recorded = self.prompt["cross_attn"][:1], True
         return prediction
 
@@ -229,7 +225,7 @@ def outer_sample(executor, *args, **kwargs):
         return run.during_prompts(compute, prompts, x, sigma)
 
     def apply_model(executor, *args, **kwargs):
-        options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
+        options = options_of(args, kwargs)
         return run.during_call(lambda: executor(*args, **kwargs), executor.class_obj, args[0], options)
 
     for kind, wrapper in (

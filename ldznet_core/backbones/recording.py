@@ -87,6 +87,12 @@ def whole(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def rows_of(x: Tensor, rows: slice | Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Picks `rows` of what a layer puts out in a call of its network on `x` [B, ...]; none where that has other rows.
+    Extensions for prompts of regions put more of them through attention: whose they are, we cannot know."""
+    return lambda output: output[rows] if len(output) == len(x) else output[:0]
+
+
 @contextmanager
 def record(
     modules: dict[str, nn.Module], keep: Callable[[Tensor], Tensor] = whole, stop: bool = False
@@ -94,14 +100,16 @@ def record(
     """Copies of the outputs of `modules` while the block runs, by name. The hooks are removed when it ends, however
     it ends.
 
-    `keep` picks the rows that are copied. They are copied because host programs change these tensors in place later
-    (FreeU, ControlNet). `stop` ends the block at the last of the modules: the rest of the network is not computed.
+    `keep` picks the rows that are copied; where it picks none, the module is left out. They are copied because host
+    programs change these tensors in place later (FreeU, ControlNet). `stop` ends the block at the last of the modules:
+    the rest of the network is not computed.
     """
     outputs: dict[str, Tensor] = {}
 
     def hook_of(name: str):
         def hook(module: nn.Module, inputs: Sequence, output: Tensor) -> None:
-            outputs[name] = keep(output).clone()
+            if len(kept := keep(output)):
+                outputs[name] = kept.clone()
             if stop and len(outputs) == len(modules):
                 raise _AllRecorded
 

@@ -81,7 +81,6 @@ class StepRecorder:
             modules |= plan.modules(transformer)
         with record(modules, positive_rows) as outputs:
             yield
-        outputs = {name: output for name, output in outputs.items() if len(output)}
         with self.lock:
             for wanted in self.wanted:
                 if self.wants(wanted, timestep, size) and all(tap in outputs for tap in wanted.taps):

@@ -8,12 +8,12 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..networks.unet import UNetConfig
 from .families.unet import plan
 from .queries import Queries
-from .recording import Features
+from .recording import Features, rows_of
 from .step_recorder import StepRecorder, Wanted
 from .webui import transformer
 
@@ -56,15 +56,10 @@ class Capture:
         wanted = self.rows(len(x), kwargs)
         if wanted is None:
             return
-
-        def positive_rows(output: Tensor) -> Tensor:
-            # Extensions for prompts of regions put more rows through attention: whose they are, we cannot know.
-            return output[wanted] if len(output) == len(x) else output[:0]
-
         self.open = ExitStack()
         timestep, size = round(float(timesteps[wanted[0]])), tuple(x.shape[-2:])
         self.open.enter_context(
-            self.run.step(timestep, size, lambda block: transformer(network, block), positive_rows)
+            self.run.step(timestep, size, lambda block: transformer(network, block), rows_of(x, wanted))
         )
 
     def after(self, network: nn.Module, args: tuple, output: object) -> None:

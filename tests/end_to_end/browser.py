@@ -19,7 +19,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --window-size=1800,1100"
 ).split()
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.InstalledVersion": "1.27.10"}
-SECONDS = 120
+SECONDS = 300
 # The page's errors: dialogs other than those that it keeps hidden, and red notices.
 TROUBLE = """
     return [...document.querySelectorAll(".p-dialog, .p-toast-message-error, .comfy-modal")]

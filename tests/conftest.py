@@ -1,6 +1,10 @@
 """A model too small to be of any use, written as the bundled one is: what most tests run on."""
 
 import importlib
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import engine as comfy_engine
 import pytest

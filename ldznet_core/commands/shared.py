@@ -82,7 +82,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=(*DECODERS, *METHODS),
         help="the decoder's kind (default: light, or the file's); or attention or noise, which need no decoder: "
-        "masks from any model's own attention or noise estimates",
+        "masks from any model's own attention (the default of mini-dit) or noise estimates",
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda if there, else cpu)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and computing (%(default)s)")
@@ -142,7 +142,9 @@ def add_out_option(parser: argparse.ArgumentParser, folder: str) -> None:
 
 def check_uses(args: argparse.Namespace, of_decoders: Sequence[str] = ()) -> None:
     """Raises InputError for an option that --method has no use for; `of_decoders` are options of the command that only
-    decoders use."""
+    decoders use. Where nothing was chosen, the method of the miniature transformer is attention: no decoder is its."""
+    if args.model == "mini-dit" and args.method is None and args.decoder is None:
+        args.method = "attention"
     if args.method in METHODS:
         refuse(args, ("decoder", *of_decoders), f"with --method {args.method}")
     if args.method != "attention":

@@ -1,10 +1,12 @@
 """The bundled miniature transformer, by what it draws and finds."""
 
+import json
+
 import pytest
 import torch
-from studio import centre, park
+from studio import PARK, centre, park
 
-from ldznet_core import load_backbone
+from ldznet_core import cli, load_backbone
 from ldznet_core.mini.drawing import generate
 from ldznet_core.segment.base import PRESENT
 from ldznet_core.segment.methods import decoder_free
@@ -34,3 +36,13 @@ def test_it_draws_the_ground_that_the_caption_says(backbone, caption, channel):
     picture = torch.from_numpy(next(iter(generate(backbone, [caption], 128, seed=0)))).float()
     edge = torch.cat([picture[:8].flatten(0, 1), picture[-8:].flatten(0, 1)])
     assert edge.mean(0).argmax() == channel
+
+
+def test_the_command_line_reads_its_attention_where_no_method_is_chosen(tmp_path, capsys):
+    assert cli.main(["segment", str(PARK), "--model", "mini-dit", "--text", "panda", "--out", str(tmp_path)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["phrases"]
+    assert found["presence"] > PRESENT and 0.02 < found["coverage"] < 0.5
+    asked = ["generate", "a pumpkin on a blue background", "--model", "mini-dit", "--text", "pumpkin"]
+    assert cli.main([*asked, "--out", str(tmp_path)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["phrases"]
+    assert 0.02 < found["coverage"] < 0.8

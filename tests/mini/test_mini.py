@@ -117,6 +117,7 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     for step in ("vae", "denoiser", "dit"):
         getattr(build, step)(short)
     build.decoders(replace(short, minutes=None))
+    monkeypatch.setattr(build, "run_jobs", build.train_jobs)  # its processes were at work for the others
     build.light(replace(short, minutes=None))
     monkeypatch.setattr(evaluation, "SETS", (evaluation.SEEN,))
     monkeypatch.setattr(build, "EVALUATION_SCENES", 3)

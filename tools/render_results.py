@@ -26,10 +26,10 @@ figures mean and what was decided on them.
 # Files of each table, in the order of its rows.
 FACTS = (
     "build", "evaluate_seeds", "evaluate_bundled", "evaluate_light", "evaluate_methods", "attention", "checks", "cost",
-    "full_size", "transformers", "reference", "recognise", "commands", "folder", "comfyui", "capture", "steer",
-    "memory", "refine", "training",
+    "full_size", "transformers", "mini_dit", "reference", "recognise", "commands", "folder", "comfyui", "capture",
+    "steer", "memory", "refine", "training",
 )  # fmt: skip
-SETTINGS = ("build", "sweep_attention", "fill", "presence", "labels", "blend")
+SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels", "blend")
 SECTIONS = {
     "evaluate_seeds": "Three kinds of decoder", "evaluate_bundled": "Without a decoder",
     "evaluate_methods": "Without a decoder",
@@ -131,10 +131,11 @@ def render(results: dict[str, Result]) -> str:
     seeds, methods, bundled, refined, phrases = (
         results[name] for name in ("evaluate_seeds", "evaluate_methods", "evaluate_bundled", "refine", "phrases")
     )
-    light = results["evaluate_light"]
+    light, transformer = results["evaluate_light"], results["mini_dit"]
     baseline = {"mark everything": ("mark everything", "")}
     texts = {f"LD-ZNet, {text or 'no text'}": ("ldznet", text or "empty") for text in ("phrase", "caption", "")}
     free = {"attention": ("attention", "empty"), "captured": ("attention, captured", "caption"), "noise": ("noise", "")}
+    free["transformer"] = ("transformer's attention", "empty")
     decoders = {"light": ("light", "empty"), "LD-ZNet": ("ldznet", "phrase"), "ZNet": ("znet", "")}
     others = {"twice the positions to a side": results["sweep_positions"]["rows"]}
     return "\n".join([
@@ -151,11 +152,12 @@ def render(results: dict[str, Result]) -> str:
         ),
         section(
             "Without a decoder",
-            f"{code(methods)}, for ZNet {code(bundled)} and for the light decoder {code(light)}: the bundled decoders, "
-            "attention and noise estimates, before and after the edge step. Light has 0.5 million parameters, LD-ZNet "
-            "and ZNet ten. *Absent* is the share of a picture that is marked for a noun that is not there.",
-            compare("mIoU", "miou", decoders | free, methods, bundled, light),
-            compare("absent", "false_area", decoders | free, methods, bundled, light),
+            f"{code(methods)}, for ZNet {code(bundled)}, for the light decoder {code(light)} and for the miniature "
+            f"transformer {code(transformer)}: the bundled decoders, attention and noise estimates, before and after "
+            "the edge step. Light has 0.5 million parameters, LD-ZNet and ZNet ten. *Absent* is the share of a picture "
+            "that is marked for a noun that is not there. What the miniature draws, each draws itself.",
+            compare("mIoU", "miou", decoders | free, methods, bundled, light, transformer),
+            compare("absent", "false_area", decoders | free, methods, bundled, light, transformer),
         ),
         section(
             "Settings",

@@ -33,7 +33,7 @@ def load_mini_dit(folder: Path = BUNDLED) -> tuple[ModelPatcher, CLIP, VAE]:
     there."""
     file = folder / "mini-dit.safetensors"
     if not file.is_file():
-        raise InputError(f"there is no miniature transformer at {file}: 'ldznet mini build dit' makes it; use unet")
+        raise InputError(f"there is no miniature transformer at {file}: install this pack again, or use unet")
     shared = read(folder / "mini.safetensors", ClipTokenizer.from_folder(folder / "tokenizer"))
     flow = read_transformer(file, shared)
     vae = load_vae(shared)

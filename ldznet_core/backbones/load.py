@@ -78,11 +78,6 @@ def check_checkpoint(path: Path) -> list[str]:
     from safetensors import safe_open
 
     if not path.is_file():
-        if path == BUNDLED / "mini-dit.safetensors":
-            raise InputError(
-                "the miniature transformer is not bundled here: build it with 'ldznet mini build dit' and give its "
-                "file, or use the model mini"
-            )
         raise InputError(f"no model file {path}: give 'mini', a .safetensors checkpoint or a diffusers folder")
     if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
         raise InputError(f"{path} is a pickled checkpoint: get the model as .safetensors or as a diffusers folder")

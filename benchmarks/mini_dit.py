@@ -83,11 +83,11 @@ def scores(bench: Bench, reading: Reading) -> dict[str, float]:
 
 
 def choose(bench: Bench, blocks: int) -> tuple[Reading, dict[str, dict]]:
-    """The best reading, by refined mIoU, and what was tried on the way, setting by setting."""
+    """The best reading, by the sum of its scores, and what was tried on the way, setting by setting."""
     best, tried = Reading(), {}
     for setting, values in settings(blocks):
         rows = {name: scores(bench, replace(best, **value)) for name, value in values.items()}
-        chosen = max(rows, key=lambda name: rows[name]["refined"])
+        chosen = max(rows, key=lambda name: sum(rows[name].values()))
         best = replace(best, **values[chosen])
         tried[f"transformer: {setting}"] = {"chosen": chosen, "shown": list(rows[chosen]), "tried": rows}
         for name, row in rows.items():

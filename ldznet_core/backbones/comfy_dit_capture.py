@@ -17,7 +17,7 @@ from .comfy_dit import flow_timestep, network_of
 from .families.dit import family_of
 from .joint import Noised
 
-NEAR = (200, 800)  # thousandths of noise; further off, noise added to the finished latent is better
+NEAR = 300  # thousandths of noise; further off, noise added to the finished latent is better
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,16 @@ class TransformerCapture(Runs):
     """The noisy latents of what was sampled with `watch(model)`'s clone, of the step nearest to the timestep of
     its family."""
 
+    @property
+    def timestep(self) -> int:
+        """The one that suits the family best."""
+        return family_of(network_of(self.model)).timestep
+
     def noised(self, latents: Tensor) -> Noised | None:
         """Those of LATENT samples, one row each; None, with a line in the log, where the runs that made them passed no
         step near enough. Raises InputError for latents of no run."""
-        why_not = f"passed no step between {NEAR[0]} and {NEAR[1]} thousandths of noise"
+        best = self.timestep
+        why_not = f"passed no step between {max(0, best - NEAR)} and {best + NEAR} thousandths of noise"
         found = self.kept(latents, lambda kept: kept.noised, why_not, "noise is added to the picture anew")
         if found is None or len({one.timestep for one in found}) > 1:
             return None
@@ -60,7 +66,7 @@ class TransformerCapture(Runs):
 def watch(model: ModelPatcher) -> tuple[ModelPatcher, TransformerCapture]:
     """A clone of `model` that samples the very same and shows its latents to the capture."""
     capture, clone = TransformerCapture(model), model.clone()
-    best = family_of(network_of(model)).timestep
+    best = capture.timestep
 
     def outer_sample(
         executor, noise: Tensor, latent: Tensor, sampler, sigmas: Tensor, mask=None, callback=None, *args, **kwargs
@@ -71,7 +77,7 @@ def watch(model: ModelPatcher) -> tuple[ModelPatcher, TransformerCapture]:
         seen: list[Noised] = []
 
         def shown(step: int, clean: Tensor, z_t: Tensor, steps: int) -> object:
-            if step == nearest and NEAR[0] <= timesteps[step] <= NEAR[1] and z_t.ndim == noise.ndim:
+            if step == nearest and abs(timesteps[step] - best) <= NEAR and z_t.ndim == noise.ndim:
                 if z_t.ndim == 4 or z_t.shape[2] == 1:
                     seen[:] = [Noised(without_frames(z_t.detach().clone()), timesteps[step])]
             return callback(step, clean, z_t, steps) if callback else None

@@ -120,7 +120,9 @@ def test_a_network_is_known_by_its_parts():
 
     small = Network("joint_blocks", "context_embedder")
     assert family_of(small).name == "Miniature" and family_of(small).chosen(small) == (0,)
-    small.joint_blocks.extend(nn.Linear(1, 1) for _ in range(4))
+    small.joint_blocks.extend(nn.Linear(1, 1) for _ in range(3))
+    assert family_of(small).chosen(small) == (0, 1, 2, 3)
+    small.joint_blocks.append(nn.Linear(1, 1))
     assert family_of(small).name == "Stable Diffusion 3" and family_of(small).chosen(small) == (1, 2)
     assert family_of(Network("joint_blocks")) is None and family_of(nn.Linear(1, 1)) is None
     video = Network("double_blocks", "single_blocks", "pe_embedder", "vector_in")

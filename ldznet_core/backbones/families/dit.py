@@ -74,7 +74,8 @@ FAMILIES = (
         "Flux", ("double_blocks", "single_blocks", "pe_embedder", "vector_in"), "double_blocks", (0.79, 1.0)
     ),
     TransformerFamily(  # the bundled one, of which our own measurements are: `benchmarks/mini_dit.py`
-        "Miniature", ("joint_blocks", "context_embedder"), "joint_blocks", (0.0, 1.0), timestep=200, most=4
+        "Miniature", ("joint_blocks", "context_embedder"), "joint_blocks", (0.0, 1.0), timestep=200, read="attention",
+        most=4,
     ),
     TransformerFamily("Stable Diffusion 3", ("joint_blocks", "context_embedder"), "joint_blocks", (0.33, 0.5)),
     TransformerFamily(

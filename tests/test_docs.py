@@ -94,7 +94,7 @@ def test_commands_and_options_in_the_text_exist(page):
 def test_the_readme_has_two_bash_blocks_the_main_job_and_the_tests():
     job, tests = [code for language, code in FENCE.findall(README) if language == "bash"]
     assert "ldznet segment" in job and "pytest" not in job
-    assert tests.rstrip().endswith("python -m pytest")
+    assert tests.rstrip().endswith("python -m pytest -n 2 --dist loadfile")
 
 
 def test_the_readme_lists_the_nodes_as_comfyui_shows_them():

@@ -102,11 +102,11 @@ def main(side: int) -> None:
     noise, _ = read(8, NOISES, NOISE_GRID)
     riding, _ = read(8, 1, latent, caption=TOKENS)
     measured = {
-        "pass over the picture, share of one step": f"{eight / step:.3f} (blocks {', '.join(map(str, chosen))})",
-        "pass over pure noise, share of one step": f"{noise / step:.3f}",
+        "passes over the picture and over pure noise, share of one step": (
+            f"{eight / step:.3f} (blocks {', '.join(map(str, chosen))}) and {noise / step:.3f}"
+        ),
         f"both, share of {STEPS} steps": f"{(eight + noise) / step / STEPS:.4f}",
-        "8 phrases over 1": f"{eight / one:.3f}",
-        "the same beside a caption, over without": f"{riding / eight:.3f}",
+        "8 phrases over 1, and beside a caption over without": f"{eight / one:.3f} and {riding / eight:.3f}",
         "most live bytes of the pass beyond those of a step, weights apart": (
             f"{(reading - drawing) / 1e6:.0f} MB beyond {drawing / 1e6:.0f} MB in 16 bits"
         ),

@@ -40,6 +40,7 @@ from .shared import (
     check_folder,
     check_text,
     check_uses,
+    choose_method,
     open_model,
     precision,
     progress,
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Iterator[dict]:
     phrases = read_phrases(args.text)
     caption, replacement = (check_caption(text) for text in (args.caption, args.replace or args.caption))
+    choose_method(args)
     check_uses(args)
     check_folder(args.out)
     check_draws(args.model)

@@ -39,6 +39,7 @@ from .shared import (
     check_folder,
     check_text,
     check_uses,
+    choose_method,
     file_name,
     open_model,
     precision,
@@ -112,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Iterator[dict]:
     phrases = read_phrases(args.text)
+    choose_method(args)
     check_options(args)
     check_folder(args.out)
     worker, begun = this_worker(), time()

@@ -137,14 +137,18 @@ def add_out_option(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--out", type=folder_name, default=Path(folder), metavar="DIR", help=about)
 
 
+def choose_method(args: argparse.Namespace) -> None:
+    """Where nothing is chosen, the method of the miniature transformer is attention: no decoder fits it."""
+    if args.model == "mini-dit" and args.method is None and args.decoder is None:
+        args.method = "attention"
+
+
 # ---- checks before any work ----------------------------------------------------------------------
 
 
 def check_uses(args: argparse.Namespace, of_decoders: Sequence[str] = ()) -> None:
     """Raises InputError for an option that --method has no use for; `of_decoders` are options of the command that only
-    decoders use. Where nothing was chosen, the method of the miniature transformer is attention: no decoder is its."""
-    if args.model == "mini-dit" and args.method is None and args.decoder is None:
-        args.method = "attention"
+    decoders use."""
     if args.method in METHODS:
         refuse(args, ("decoder", *of_decoders), f"with --method {args.method}")
     if args.method != "attention":

@@ -8,7 +8,6 @@ import pytest
 import torch
 from studio import centre, hooks, is_mask, park, unlike
 
-PHRASES = "panda\npumpkin"
 EIGHT = "panda | pumpkin | cat | red apple | a very small star | bus | grass | ladybug"
 
 pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
@@ -105,7 +104,7 @@ def test_previews_show_overlay_and_masks(pack_nodes, mini):
 
     if not hasattr(ui, "PreviewImage"):
         pytest.skip("this engine's comfy_api has no previews; with COMFYUI_PATH they are tested")
-    out = pack_nodes["LDZNetAttentionMask"].execute(mini.clip, PHRASES, mini.model, park(), vae=mini.vae)
+    out = pack_nodes["LDZNetAttentionMask"].execute(mini.clip, "panda\npumpkin", mini.model, park(), vae=mini.vae)
     assert len(out.ui.as_dict()["images"]) == 3
 
 

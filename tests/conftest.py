@@ -52,6 +52,13 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
+def float32(monkeypatch):
+    """A processor that does not compute in bfloat16, so that results are compared closely on any."""
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
+
+
+@pytest.fixture
 def here(made, tmp_path, monkeypatch):
     """An empty current folder, with the random model as the bundled one and a picture at hand."""
     bundle(monkeypatch, made)

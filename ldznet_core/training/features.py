@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.base import Example
 from ..errors import InputError
-from ..networks.precision import half_precision
+from ..networks.precision import half_precision, stacked
 from ..segment.features import noised_outputs
 from .cache import EXAMPLES, LatentCache
 from .processes import ALONE, Processes
@@ -133,7 +133,7 @@ class FeatureCache:
             self.latents.texts(index)  # raises where there is none
             rows.append((shard, int(shard.row("rows", index - self.starts[place])[number])))
         return Outputs(
-            {name: torch.stack([s.row(name, row) for s, row in rows]).to(device).float() for name in self.modules},
+            {name: stacked([s.row(name, row) for s, row in rows]).to(device) for name in self.modules},
             torch.tensor([shard.texts[row][0] for shard, row in rows], device=device),
             tuple(shard.texts[row][1] for shard, row in rows),
         )

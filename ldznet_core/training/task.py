@@ -22,7 +22,7 @@ from ..data.resize import cropped, resized
 from ..decoders.base import Decoder
 from ..errors import InputError
 from ..imaging.images import to_network
-from ..networks.precision import computes_in_bfloat16
+from ..networks.precision import computes_in_bfloat16, stacked
 from ..segment.examples import latents_of, pixels_of
 from ..segment.features import decoder_features, noised_outputs, phrase_keys
 from .cache import LatentCache
@@ -92,8 +92,8 @@ class Texts:
             self.known.move_to_end(text)
         while len(self.known) > KEPT:
             self.known.popitem(last=False)
-        pooled = None if pooled[0] is None else torch.stack(pooled).float()
-        return Text(torch.stack(contexts).float(), pooled, lengths)
+        pooled = None if pooled[0] is None else stacked(pooled)
+        return Text(stacked(contexts), pooled, lengths)
 
 
 class DecoderTask:

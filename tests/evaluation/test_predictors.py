@@ -44,13 +44,13 @@ def alone(*examples: Example, backbone=None) -> Batch:
 
 
 @pytest.mark.parametrize("kind", ["rgbnet", "znet", "ldznet"])
-def test_a_decoder_answers_each_example(made, backbone, batch, kind):
+def test_a_decoder_answers_each_example(made, backbone, batch, kind, float32):
     predict = Decoded(load_decoder(made / f"{kind}.safetensors"))
     answers = predict(backbone, batch)
     assert answers.masks.shape == (4, 64, 64) and answers.presence is None
     for i in range(4):
         (mask,) = predict(backbone, alone(batch.examples[i], backbone=backbone)).masks
-        assert torch.allclose(answers.masks[i], mask, atol=0.03)  # bfloat16
+        assert torch.allclose(answers.masks[i], mask, atol=0.03)  # norms over 2x2 positions enlarge rounding
 
 
 @pytest.mark.parametrize("method", ["attention", "noise"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldznet_core.networks.precision import computes_in_bfloat16, half_precision
+from ldznet_core.networks.precision import computes_in_bfloat16, half_precision, stacked
 
 PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
@@ -23,3 +23,10 @@ def test_a_torch_that_cannot_tell_stays_in_float32(monkeypatch):
     for name in PROBES:
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert not computes_in_bfloat16("cpu")
+
+
+def test_float16_tensors_are_stacked_under_autocast():
+    """`torch.stack` alone raises there."""
+    halves = [torch.full((2,), value).half() for value in (0.5, 1.5)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(stacked(halves), torch.tensor([[0.5, 0.5], [1.5, 1.5]]))

@@ -43,7 +43,7 @@ def test_losses_on_cached_latents_are_those_on_pictures(backbone, decoder, datas
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
-def test_logits_on_cached_features_are_those_on_the_same_draw(backbone, decoder, dataset, tmp_path):
+def test_logits_on_cached_features_are_those_on_the_same_draw(backbone, decoder, dataset, tmp_path, float32):
     latents = LatentCache(tmp_path / "latents", backbone, dataset, 64)
     draws = Draws({"phrase": 1}, count=1, templates=("a {}",))
     modules = {tap: tapped(backbone.transformer, tap) for tap in decoder.taps}

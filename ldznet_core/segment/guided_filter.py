@@ -51,15 +51,26 @@ def refine(masks: Tensor, image: Tensor, reach: float = REACH) -> Tensor:
     return result[:, 0].to(masks.dtype)
 
 
-def linear_fit(guide: Tensor, masks: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Per position, averaged over all neighbourhoods that hold it, the slope [P, 3, h, w] and offset [P, 1, h, w] of
-    the function of colour that fits masks [P, 1, h, w] best. `guide` [1, 3, h, w]."""
+def fitted(masks: Tensor, guide: Tensor, radius: int, smoothness: float) -> Tensor:
+    """What in every neighbourhood is the linear function of `guide` [C, h, w] that fits masks [P, h, w] best: masks of
+    the same size. `smoothness` is the variance of the guide below which a neighbourhood counts as flat."""
+    slope, offset = linear_fit(guide[None], masks[:, None], radius, smoothness)
+    return (slope * guide).sum(1) + offset[:, 0]
+
+
+def linear_fit(
+    guide: Tensor, masks: Tensor, radius: int, smoothness: float = SMOOTHNESS
+) -> tuple[Tensor, Tensor]:
+    """Per position, averaged over all neighbourhoods that hold it, the slope [P, C, h, w] and offset [P, 1, h, w] of
+    the function of colour that fits masks [P, 1, h, w] best. `guide` [1, C, h, w]."""
+    channels = guide.shape[1]
     mean, mask_mean = box(guide, radius), box(masks, radius)
-    products = (guide[:, :, None] * guide[:, None]).flatten(1, 2)  # [1, 9, h, w]
-    variance = box(products, radius).unflatten(1, (3, 3)) - mean[:, :, None] * mean[:, None]
-    covariance = box(guide * masks, radius) - mean * mask_mean  # [P, 3, h, w]
-    matrix = variance.permute(0, 3, 4, 1, 2) + SMOOTHNESS * torch.eye(3, device=guide.device)  # [1, h, w, 3, 3]
-    slope = torch.linalg.solve(matrix, covariance.permute(0, 2, 3, 1)[..., None])[..., 0].permute(0, 3, 1, 2)
+    products = (guide[:, :, None] * guide[:, None]).flatten(1, 2)  # [1, C * C, h, w]
+    variance = box(products, radius).unflatten(1, (channels, channels)) - mean[:, :, None] * mean[:, None]
+    covariance = box(guide * masks, radius) - mean * mask_mean  # [P, C, h, w]
+    flat = smoothness * torch.eye(channels, device=guide.device)
+    matrix = variance.permute(0, 3, 4, 1, 2) + flat  # [1, h, w, C, C]
+    slope = torch.linalg.solve_ex(matrix, covariance.permute(0, 2, 3, 1)[..., None])[0][..., 0].permute(0, 3, 1, 2)
     offset = mask_mean - (slope * mean).sum(1, keepdim=True)
     return box(slope, radius), box(offset, radius)
 

@@ -6,6 +6,7 @@ The steps are the sampler's own: no pass of the denoiser is added.
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.base import require
@@ -19,8 +20,11 @@ from .attention import phrase_keys
 from .attention_maps import evidence, masks_of, phrase_attention
 from .base import PRESENT
 from .decoder import Segmenter
+from .guided_filter import fitted
 
-CUT = 0.4  # of the attention's peak, where the words are: at 0.5 the miniature's regions are too small
+CUT = 0.6  # of the attention's peak, where the words are: at 0.7 the miniature's regions are too small
+REACH = 1 / 8  # of the shorter side: how far attention's edges may be from those of what is drawn
+FLAT = 0.1  # variance of a latent, whose own is about 1, below which a neighbourhood has no edges
 
 
 class AttentionReader:
@@ -29,7 +33,7 @@ class AttentionReader:
 
     That share is measured against its own mean over the image, because early steps are close to the pure noise that
     attention is compared with otherwise. So every phrase is found somewhere. It is not spread along self-attention:
-    that early, it would run into other things.
+    that early, it would run into other things. Its edges become those of the clean latent that the step estimates.
     """
 
     def __init__(self, backbone, phrases: Sequence[str]):
@@ -49,12 +53,17 @@ class AttentionReader:
         if self.context is not step.context:
             self.keys = phrase_keys(self.backbone, queries.plan, self.backbone.embed(self.phrases), step.context)
             self.context = step.context
-        return torch.stack([self.mask(queries.row(row)) for row in range(len(queries))]).clamp(max=1)
+        rows = zip(range(len(queries)), step.clean.float(), strict=True)
+        return torch.stack([self.mask(queries.row(row), clean) for row, clean in rows]).clamp(max=1)
 
-    def mask(self, queries: Queries) -> Tensor:
-        """The mask [h, w] of one image: the highest of its phrases."""
+    def mask(self, queries: Queries, clean: Tensor) -> Tensor:
+        """The mask [h, w] of one image, on the grid of its latent `clean` [C, h, w]: the highest of its phrases."""
         shares = phrase_attention(queries, self.keys, self.config, self.context.shape[1])
-        return masks_of(evidence(shares, shares, queries))[0].amax(0) * (INSIDE / CUT)
+        size = tuple(clean.shape[-2:])
+        found = evidence(shares, shares, queries).float().cpu()  # [1, P, h_i, w_i]
+        found = F.interpolate(found, size, mode="bilinear", align_corners=False)[0]
+        found = fitted(found, clean.cpu(), max(1, round(REACH * min(size))), FLAT)
+        return masks_of(found).amax(0).to(clean.device) * (INSIDE / CUT)
 
 
 class DecoderReader:

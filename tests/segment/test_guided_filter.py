@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ldznet_core import InputError
-from ldznet_core.segment.guided_filter import refine
+from ldznet_core.segment.guided_filter import fitted, refine
 
 
 def disc(size: int, radius: float) -> torch.Tensor:
@@ -72,3 +72,14 @@ def test_small_and_narrow_pictures_are_taken(shape):
 def test_other_shapes_are_refused():
     with pytest.raises(InputError, match=r"expected masks \[P, H, W\] and one image \[H, W, 3\]"):
         refine(torch.rand(4, 4), torch.rand(4, 4, 3))
+
+
+def test_a_mask_takes_the_edges_of_a_guide_of_any_channels():
+    guide = torch.zeros(4, 12, 12)
+    guide[1, :, 7:] = 1.0
+    soft = torch.linspace(-0.2, 1.2, 12).clamp(0, 1).expand(2, 12, 12)  # an edge of six positions, in the middle
+    found = fitted(soft, guide, radius=2, smoothness=0.01)
+    assert found.shape == (2, 12, 12)
+    steps = found[0, 5].diff()
+    most, next_most = steps.topk(2).values
+    assert steps.argmax() == 6 and most > 4 * next_most

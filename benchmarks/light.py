@@ -1,8 +1,8 @@
 """What a light decoder gains by what it reads: `python benchmarks/light.py mini-build [steps] [seeds]`.
 
 Trains one decoder for each choice of features on the same scenes, of all styles but one, and scores them on scenes of
-the style left out and on all evaluation sets. Everything lies in the build's folder `light` and is resumed. Writes
-benchmarks/results/light.json.
+the style left out and on all evaluation sets. A head of CLIPSeg's shape (Lueddecke and Ecker, CVPR 2022) reads the same
+maps. Everything lies in the build's folder `light` and is resumed. Writes benchmarks/results/light.json.
 """
 
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ldznet_core import load_backbone
 from ldznet_core.decoders.light import LightConfig, LightDecoder, light_config
@@ -26,12 +27,33 @@ from ldznet_core.mini.bank import Recipe, bank
 from ldznet_core.mini.build import EVALUATION_SCENES, LIGHT_RATE, SETTINGS, Build
 from ldznet_core.mini.decoders import TRAINING_COUNTS, Phrases
 from ldznet_core.mini.evaluation import SETS, examples, scenes_of
+from ldznet_core.networks.schedule import Schedule
 from ldznet_core.training.decoder import train_decoder
 
 RESULT = Path(__file__).parent / "results" / "light.json"
 HELD_OUT = "fxemoji"
 STYLES = ("emojione", "emojione-v1", "noto", "noto-v1", "twemoji")
 SEED = 4242
+SCHEDULE = Schedule.stable_diffusion("v")
+
+
+class Noised(LightDecoder):
+    """Learns on latents with as much noise as features are read at: noise alone is an augmentation."""
+
+    def predict(self, z: Tensor, context: Tensor, features: Sequence[Tensor] | None = None, timesteps=None):
+        if self.training:
+            timesteps = torch.randint(*light.TIMESTEPS, (len(z),))
+            z = SCHEDULE.add_noise(z, torch.randn_like(z), timesteps) / SCHEDULE.alphas_cumprod[timesteps].sqrt().view(
+                -1, 1, 1, 1
+            )
+        return super().predict(z, context, features, None)
+
+
+class WithoutLatent(LightDecoder):
+    """Reads features alone."""
+
+    def predict(self, z: Tensor, context: Tensor, features: Sequence[Tensor] | None = None, timesteps=None):
+        return super().predict(torch.zeros_like(z), context, features, timesteps)
 
 
 class Averaged(LightDecoder):
@@ -43,6 +65,36 @@ class Averaged(LightDecoder):
             heads = features[i].unflatten(1, (2, -1))  # [N, (mean, largest), heads, h, w]
             features[i] = heads.mean(2, keepdim=True).expand_as(heads).flatten(1, 2)
         return super().predict(z, context, features, timesteps)
+
+
+class ClipSegHead(LightDecoder):
+    """CLIPSeg's decoder on the maps: transformer blocks over positions, one more map added before each, the phrase as
+    scale and shift before the first, and one transposed convolution. It reads neither latent nor attention."""
+
+    def __init__(self, config: LightConfig, width: int = 128):
+        nn.Module.__init__(self)
+        self.config, self.info, self.attending, self.attends = config, None, (), ()
+        self.taps = tuple(source.tap for source in config.sources)
+        self.text, self.text_norm = nn.Linear(config.unet.context_dim, config.width), nn.LayerNorm(config.width)
+        self.pool = nn.Linear(config.width, 1)
+        self.maps = nn.ModuleList(nn.Conv2d(source.channels, width, 1) for source in config.sources)
+        self.film = nn.Linear(config.width, 2 * width)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True) for _ in config.sources
+        )
+        self.mask = nn.ConvTranspose2d(width, 1, 8, stride=8)
+        self.present = nn.Linear(width, 1)
+
+    def predict(self, z: Tensor, context: Tensor, features: Sequence[Tensor] | None = None, timesteps=None):
+        tokens = self.text_norm(self.text(context))  # [N, 77, C]
+        scale, shift = self.film((self.pool(tokens).softmax(1) * tokens).sum(1))[:, None].chunk(2, -1)
+        x: Tensor | float = 0.0
+        for i, (read, block) in enumerate(zip(self.maps, self.blocks, strict=True)):
+            seen = F.interpolate(read(features[i]), z.shape[-2:], mode="bilinear", align_corners=False)
+            x = x + seen.flatten(2).transpose(1, 2).repeat_interleave(len(context) // len(z), 0)  # [N, h w, C]
+            x = block(x * (1 + scale) + shift if i == 0 else x)
+        logits = self.mask(x.transpose(1, 2).unflatten(2, z.shape[-2:]))
+        return logits, self.present(x.mean(1))[:, 0]
 
 
 def reading(config: LightConfig, maps: bool, attention: bool, queries: bool = False) -> LightConfig:
@@ -60,12 +112,16 @@ def reading(config: LightConfig, maps: bool, attention: bool, queries: bool = Fa
 
 def choices(config: LightConfig) -> dict[str, LightDecoder]:
     """Untrained decoders by what they read beside the latent."""
+    maps = reading(config, maps=True, attention=False)
     return {
         "nothing": LightDecoder(reading(config, maps=False, attention=False)),
-        "maps": LightDecoder(reading(config, maps=True, attention=False)),
+        "nothing, trained with noise": Noised(reading(config, maps=False, attention=False)),
+        "maps": LightDecoder(maps),
         "attention by head": LightDecoder(reading(config, maps=False, attention=True)),
         "maps and attention by head": LightDecoder(config),
         "maps and attention averaged over heads": Averaged(config),
+        "maps and attention by head, no latent": WithoutLatent(config),
+        "maps, by CLIPSeg's head": ClipSegHead(replace(maps, sources=maps.sources[-3:])),
         "queries and attention by head": LightDecoder(reading(config, maps=False, attention=True, queries=True)),
     }
 

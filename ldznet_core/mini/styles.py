@@ -25,10 +25,12 @@ class Looks:
 
 
 def restyle(rng: np.random.Generator, thing: np.ndarray, keep_hue: bool = False) -> tuple[np.ndarray, bool]:
-    """The thing in one to three looks at random, and whether its hue may have changed.
+    """The thing in one to three looks at random, at times in another shape, and whether its hue may have changed.
 
-    An outline makes it larger, so the result may be larger than what came in.
+    A shape or an outline may make it larger than what came in.
     """
+    if rng.random() < 0.5:
+        thing = bent(rng, thing)
     colour, alpha = thing[..., :3], thing[..., 3]
     changes_hue = False
     looks = list(INSIDE) if keep_hue else [*INSIDE, *HUES]
@@ -164,8 +166,64 @@ def shaded(rng, colour):
     return colour * (rng.uniform(1.0, 1.4) - away * rng.uniform(0.3, 1.1))[..., None]
 
 
-HUES = (recoloured, turned, grey)
+def inked(rng, colour):
+    """Two tones, as of a stamp or a woodcut: ink where it is darker than around, or than most."""
+    luma = np.clip(colour @ LUMA, 0, 255)
+    radius = float(rng.uniform(0.05, 0.2)) * max(luma.shape)
+    around = filtered(np.repeat(luma[..., None], 3, 2), ImageFilter.GaussianBlur(radius))[..., 0]
+    share = rng.uniform(0, 1)
+    level = share * around + (1 - share) * np.quantile(luma, rng.uniform(0.2, 0.8)) - rng.uniform(0, 12)
+    light = np.clip((luma - level) / rng.uniform(4, 16) + 0.5, 0, 1)[..., None]
+    ink, paper = rng.uniform(0, 70, 3), rng.uniform(195, 255, 3)
+    if rng.random() < 0.5:
+        ink, paper = ink.mean().repeat(3), paper.mean().repeat(3)
+    return light * paper + (1 - light) * ink if rng.random() < 0.8 else light * ink + (1 - light) * paper
+
+
+HUES = (recoloured, turned, grey, inked)
 INSIDE = (toned, saturated, posterised, blurred, painted, drawn, hatched, grained, textured, shaded)
+
+
+# ---- shapes ----
+
+
+def bent(rng, thing: np.ndarray) -> np.ndarray:
+    """The thing [h, w, 4] turned, sheared, stretched and bent softly, and cut to what is left of it."""
+    height, width = thing.shape[:2]
+    pad = max(2, round(0.25 * max(height, width)))
+    layers = np.dstack([thing[..., :3] * thing[..., 3:], thing[..., 3:]])  # what is not there has no colour to bleed
+    layers = np.pad(layers, ((pad, pad), (pad, pad), (0, 0)))
+    height, width = layers.shape[:2]
+    angle, shear = rng.uniform(-0.3, 0.3), rng.uniform(-0.2, 0.2)
+    stretch = np.exp(rng.uniform(-0.25, 0.25))
+    turn = np.array(((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))))
+    matrix = turn @ np.array(((1, shear), (0, 1))) @ np.diag((stretch, 1 / stretch))
+    cells = 6
+    edges = [np.round(np.linspace(0, side, cells + 1)).astype(int) for side in (width, height)]
+    points = np.stack(np.meshgrid(*edges), -1).astype(float)  # [rows, columns, (x, y)]
+    middle = np.array((width, height)) / 2
+    bends = rng.normal(0, 0.02 * max(width, height), points.shape)
+    sources = (points - middle) @ matrix.T + middle + bends
+    mesh = [
+        (
+            (edges[0][x], edges[1][y], edges[0][x + 1], edges[1][y + 1]),
+            tuple(sources[[y, y + 1, y + 1, y], [x, x, x + 1, x + 1]].ravel()),
+        )
+        for y in range(cells)
+        for x in range(cells)
+    ]
+    layers = np.dstack([
+        Image.fromarray(layer.astype(np.float32)).transform(
+            (width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
+        )
+        for layer in layers.transpose(2, 0, 1)
+    ])  # fmt: skip
+    colour, alpha = layers[..., :3] / np.maximum(layers[..., 3:], 1e-3), layers[..., 3:]
+    rows, columns = ((alpha[..., 0] > 0.02).any(axis).nonzero()[0] for axis in (1, 0))
+    if not len(rows):
+        return thing
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.dstack([colour, alpha])[box].astype(np.float32)
 
 
 # ---- outlines -------------------------------------------------------------------------------------

@@ -54,3 +54,19 @@ def test_an_outline_is_part_of_the_mask(sprites):
 def test_an_empty_picture_names_its_ground_alone(sprites):
     empty = scene(sprites, Looks(0, 0, empty=1))
     assert empty.things == () and "cat" not in empty.caption and "bus" not in empty.caption and empty.caption
+
+
+def test_a_bent_thing_has_another_shape_and_the_same_colour():
+    thing = np.zeros((30, 40, 4), np.float32)
+    thing[5:25, 5:35] = (200, 60, 40, 1)
+    shapes = [styles.bent(np.random.default_rng(seed), thing) for seed in range(8)]
+    assert len({shape.shape for shape in shapes}) > 4
+    for shape in shapes:
+        inside = shape[..., 3] > 0.5
+        assert 0.7 < inside.sum() / 600 < 1.4 and inside.mean() > 0.4  # cut to the thing
+        assert np.allclose(shape[inside][:, :3], (200, 60, 40), atol=2) and np.isfinite(shape).all()
+
+
+def test_a_thing_of_which_nothing_shows_stays_as_it_is():
+    nothing = np.zeros((8, 8, 4), np.float32)
+    assert np.array_equal(styles.bent(np.random.default_rng(0), nothing), nothing)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", choices=SIZES,
                         help="in place of a model: networks of Stable Diffusion 1.x's sizes with random weights")
     parser.add_argument("--decoders", nargs="+", type=file_name, metavar="FILE",
-                        help="decoder files (default: random weights for the model, which take as long)")
+                        help="decoder files (default: those of mini, or random weights, which take as long)")
     parser.add_argument("--method", action="append", choices=METHODS, help="may be repeated (default: all)")
     parser.add_argument("--side", type=int, metavar="PIXELS",
                         help="of the pictures, a multiple of 64 (default: the model's own)")
@@ -50,13 +50,16 @@ def run(args: argparse.Namespace) -> Iterator[dict | str]:
     check_dtype(device, args.dtype)
     backbone = bench.random_model(device) if args.sizes else load_backbone(args.model or "mini", device, args.dtype)
     require(backbone, "features")
-    own = {decoder.kind: decoder for decoder in map(load_decoder, args.decoders or ())}
+    bundled = not (args.sizes or args.decoders) and args.model in (None, "mini")
+    files = [("mini", kind) for kind in bench.DECODED] if bundled else [(file,) for file in args.decoders or ()]
+    given = [load_decoder(*file) for file in files]
+    own = {decoder.kind: decoder for decoder in given}
     plan = bench.Plan(
         tuple(args.method or METHODS), args.side or round(backbone.native_area**0.5), tuple(args.batch),
         tuple(args.phrases), args.rounds,
     )  # fmt: skip
     with precision(device, args.dtype):
-        decoders = bench.decoders_for(backbone, own)
+        decoders = bench.decoders_for(backbone, own, plan.side)
         found = list(bench.ways(backbone, decoders, plan))
         bench.measure(found, plan.rounds, backbone, progress("ways"))
         roof = bench.roof(backbone.device)

@@ -22,7 +22,7 @@ from ..backbones.torch_ldm import LDMBackbone
 from ..checkpoints.bundled import BUNDLED
 from ..checkpoints.ldm import LatentDiffusion
 from ..checkpoints.tokenizer import ClipTokenizer
-from ..decoders.base import Decoder
+from ..decoders.base import Decoder, DecoderInfo
 from ..decoders.light import LightDecoder, light_config
 from ..decoders.unet import DecoderConfig, MaskDecoder
 from ..networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -69,14 +69,18 @@ class Plan:
 # ---- the ways ----
 
 
-def decoders_for(backbone: TorchBackbone, own: dict[str, Decoder]) -> dict[str, Decoder]:
-    """A decoder of each kind in `DECODED`: those of `own`, and others with random weights, which take as long."""
-    side = round(backbone.native_area**0.5)
+def decoders_for(backbone: TorchBackbone, own: dict[str, Decoder], side: int) -> dict[str, Decoder]:
+    """A decoder of each kind in `DECODED`: those of `own`, and others with random weights, which take as long and work
+    on pictures of `side` pixels along a side."""
+    native = round(backbone.native_area**0.5)
 
     def made(kind: str) -> nn.Module:
         if kind == "light":
-            return LightDecoder(light_config(backbone.unet_config, side))
-        return MaskDecoder(DecoderConfig(kind, backbone.unet_config, grid=side // 8))
+            decoder = LightDecoder(light_config(backbone.unet_config, native))
+        else:
+            decoder = MaskDecoder(DecoderConfig(kind, backbone.unet_config, grid=native // 8))
+        decoder.info = DecoderInfo("", backbone.prediction, pixels=side**2, conditions=decoder.conditions)
+        return decoder
 
     return {kind: (own.get(kind) or made(kind)).to(backbone.device).eval() for kind in DECODED}
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from terminal import fail
 
+from ldznet_core.backbones import sampling
 from ldznet_core.cli import main
 from ldznet_core.errors import InputError
 from ldznet_core.evaluation import bench
@@ -17,7 +18,8 @@ SMALL = ("--side", "64", "--rounds", "1", "--batch", "1", "--phrases", "1", "2")
 
 @pytest.fixture(scope="module")
 def result(made):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "STEPS", 3)
         assert main(["bench", "--model", str(made / "mini.safetensors"), *SMALL, "--json"]) == 0
     return json.loads(out.getvalue())
 
@@ -38,6 +40,16 @@ def test_operations_are_counted_beside_seconds(result):
     assert latent["gflop"] < image["gflop"] < by_name["light, image, 2 phrases, 1 picture"]["gflop"]
     assert latent["ratio of operations"] == pytest.approx(latent["gflop"] / by_name[NAIVE]["gflop"], rel=0.01)
     assert result["machine"]["side"] == 64 and result["machine"]["roof, gflop a second"] > 0
+
+
+def test_pictures_are_worked_on_at_their_own_size(result):
+    """An image costs one pass of the autoencoder more than its latent, whatever the method."""
+    by_name = {row["way"]: row["gflop"] for row in result["rows"]}
+    more = [
+        by_name[f"{method}, image, 1 phrase, 1 picture"] - by_name[f"{method}, latent, 1 phrase, 1 picture"]
+        for method in ("light", "ldznet", "znet", "attention")
+    ]
+    assert more == pytest.approx([more[0]] * 4, rel=0.01)
 
 
 def test_ratios_are_those_within_a_round():

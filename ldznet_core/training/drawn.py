@@ -288,7 +288,7 @@ class Drawn:
     def load(self, file: str, mode: str = "RGB") -> np.ndarray:
         """A picture of the folder, uint8 [H, W, 3], or [H, W, 4] and [H, W] for modes RGBA and L."""
         with Image.open(self.folder / file) as image:
-            return np.asarray(image.convert(mode))
+            return np.array(image.convert(mode))  # a copy: torch warns of arrays that cannot be written to
 
     def save(self, picture: np.ndarray, file: str) -> None:
         write_png(self.folder / file, Image.fromarray(picture))

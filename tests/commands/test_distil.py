@@ -45,6 +45,7 @@ def painted(here, monkeypatch):
     return here
 
 
+@pytest.mark.filterwarnings("error:.*not writable")
 def test_a_model_alone_becomes_a_decoder(painted, capsys):
     status, (line,), errors = call(capsys, "distil", *OPTIONS)
     assert status == 0, errors

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..imaging.looks import restyle_picture
 from .pack import COLOURS, FORMAT
-from .styles import Looks, restyle_picture, restyle_things
+from .styles import Looks, restyle_things
 from .words import CPU_NOUNS, caption, clash, takes_article
 
 COLOUR_RGB = {

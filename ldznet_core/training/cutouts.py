@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
+from ..imaging.looks import restyle
+
 EDGE = 3  # pixels of the border that tell the ground's colour
 PLAIN = 16  # mean difference of the border's colours (0..255) up to which a ground is plain
 DIFFERENT = 40  # difference from the ground's colour, of 0..255, from which a pixel is of the thing
@@ -96,6 +98,13 @@ def cut(noun: str, pictures: Sequence[np.ndarray], attention: np.ndarray | None 
     rows, columns = np.flatnonzero(thing.any(1)), np.flatnonzero(thing.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Cutout(noun, np.dstack([pictures[0], np.asarray(soft)])[box]), ""
+
+
+def relooked(rng: np.random.Generator, thing: Cutout) -> Cutout:
+    """The thing in another look, at times in another shape."""
+    units = np.array((1, 1, 1, 255), np.float32)
+    other, _ = restyle(rng, thing.rgba / units)
+    return Cutout(thing.noun, (other * units).round().astype(np.uint8))
 
 
 def visible(alphas: np.ndarray) -> np.ndarray:

@@ -136,7 +136,7 @@ class Distillation:
             titles += [note["noun"], note["reason"] or "cut out"]
         made = {"cutouts.png": (pictures, titles)}
         examples = load_folder(drawn.folder, "all")
-        for kind in ("scenes", "natural"):
+        for kind in ("scenes", "looks", "natural"):
             chosen = [i for i, row in enumerate(examples.records) if f"/{kind}-" in row.image][:SHOWN]
             shown = [examples[i] for i in chosen]
             pairs = [(example.image, lit(example.image, example.mask, example.ignore)) for example in shown]

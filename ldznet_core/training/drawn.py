@@ -1,4 +1,5 @@
-"""A data set that a checkpoint draws for itself: scenes with exact masks, and natural pictures with weak ones.
+"""A data set that a checkpoint draws for itself: scenes with exact masks, drawn anew or in looks of their own, and
+natural pictures with weak masks.
 
 Every item is made from its number and the seed alone and written whole, its note last. So what was killed goes on where
 it stood.
@@ -28,10 +29,11 @@ from ..backbones.step_recorder import StepRecorder
 from ..errors import InputError
 from ..imaging.files import replacing
 from ..imaging.images import write_png
+from ..imaging.looks import restyle_picture
 from ..segment.attention import AttentionSegmenter
 from ..segment.base import PRESENT, MaskPrediction
 from ..segment.guided_filter import refine
-from .cutouts import Cutout, compose, cut, matte
+from .cutouts import Cutout, compose, cut, matte, relooked
 from .shards import tell
 from .vocabulary import Words, article, listed
 
@@ -48,7 +50,9 @@ REDRAWN = 150, 250  # timesteps that scenes are noised to
 MOVED = 0.1  # mean change of colour of 8 x 8 pixels, of 1, above which a redrawn scene's masks may be wrong
 SURE = 0.6  # soft masks from this on are the thing, and up to 1 minus it they are not; between, nobody knows
 UNKNOWN = 128  # grey of a mask for pixels that do not count
-KINDS = "cutouts", "grounds", "scenes", "natural"
+KINDS = "cutouts", "grounds", "scenes", "natural", "looks"
+LOOKS = 2  # scenes in random looks to one that is drawn anew: they cost no drawing
+THINGS, PICTURES = 0.7, 0.4  # shares of their things, and of whole pictures, that have another look
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Drawn:
 
         Raises InputError where nothing could be cut out.
         """
-        started, expected = time.monotonic(), self.count * REDRAWING + (self.natural_count + self.ground_count) / 2
+        started, expected = time.monotonic(), self.count * REDRAWING + (NATURAL * self.count + self.ground_count) / 2
         for number, _ in enumerate(self.all("cutouts", self.attempts, self.cutout)):
             minutes = (time.monotonic() - started) / 60 * (self.attempts + expected)
             if number == 0 and minutes > 1:
@@ -112,11 +116,14 @@ class Drawn:
         rows = [row for note in self.all("scenes", self.count, self.scene) for row in note.get("rows", ())]
         if not rows:
             raise InputError(f"no scene could be composed ({told(self.reasons('scenes'))}): name more pictures")
-        rows += [row for note in self.all("natural", self.natural_count, self.natural) for row in note.get("rows", ())]
+        for kind, each, make in (("looks", LOOKS, self.look), ("natural", NATURAL, self.natural)):
+            rows += [row for note in self.all(kind, round(each * self.count), make) for row in note.get("rows", ())]
         write_rows(self.folder / "masks.jsonl", rows)
         return {
-            "scenes": len({row["image"] for row in rows if "/scenes-" in row["image"]}),
-            "natural": len({row["image"] for row in rows if "/natural-" in row["image"]}),
+            **{
+                kind: len({row["image"] for row in rows if f"/{kind}-" in row["image"]})
+                for kind in ("scenes", "looks", "natural")
+            },
             "cutouts": sum(not note["reason"] for note in self.notes("cutouts")),
             "rejected": {kind: dict(self.reasons(kind)) for kind in KINDS if self.reasons(kind)},
         }
@@ -127,10 +134,6 @@ class Drawn:
     def attempts(self) -> int:
         """Drawings that things are to be cut out of: each noun twice at least."""
         return max(self.count // REUSE, 2 * len(self.nouns))
-
-    @property
-    def natural_count(self) -> int:
-        return round(self.count * NATURAL)
 
     @property
     def ground_count(self) -> int:
@@ -214,20 +217,42 @@ class Drawn:
         """Compose cut-outs on a drawn ground, noise the picture a little and denoise it."""
         rng = self.generator("scenes", number)
         split = "val" if number % HELD_OUT == 0 and self.cutouts["val"] else "train"
-        bank = self.cutouts[split]
-        chosen = rng.permutation([*bank])[: rng.choice((1, 2, 3), p=(0.2, 0.45, 0.35))]
-        things = [Cutout(str(noun), self.load(f"cutouts/{rng.choice(bank[noun]):05}.png", "RGBA")) for noun in chosen]
-        ground = self.notes_of_grounds[rng.integers(len(self.notes_of_grounds))]
+        things, ground = self.chosen(rng, split)
         composed = compose(rng, things, self.load(f"grounds/{ground['number']:05}.png"))
         if composed is None:
             return {"reason": "the things do not fit"}
         before, masks = composed
-        nouns = [thing.noun for thing in things]
-        caption = f"{listed(nouns)} {self.words.on.format(ground['place'])}".strip()
+        nouns, caption = self.described(things, ground)
         picture = self.redrawn(before, caption, rng)
         if moved(before, picture) > MOVED:
             return {"reason": "redrawing moved too much"}
         return {"rows": self.write("scenes", number, picture, caption, nouns, list(masks), split)}
+
+    def look(self, number: int) -> dict:
+        """Compose cut-outs in other looks and shapes on a drawn ground; nothing is drawn anew."""
+        rng = self.generator("looks", number)
+        things, ground = self.chosen(rng, "train")
+        things = [relooked(rng, one) if rng.random() < THINGS else one for one in things]
+        composed = compose(rng, things, self.load(f"grounds/{ground['number']:05}.png"))
+        if composed is None:
+            return {"reason": "the things do not fit"}
+        picture, masks = composed
+        if rng.random() < PICTURES:
+            picture = restyle_picture(rng, picture.astype(np.float32)).astype(np.uint8)
+        nouns, caption = self.described(things, ground)
+        return {"rows": self.write("looks", number, picture, caption, nouns, list(masks), "train")}
+
+    def chosen(self, rng: np.random.Generator, split: str) -> tuple[list[Cutout], dict]:
+        """One to three things of different nouns, and the note of a ground."""
+        bank = self.cutouts[split]
+        nouns = rng.permutation([*bank])[: rng.choice((1, 2, 3), p=(0.2, 0.45, 0.35))]
+        things = [Cutout(str(noun), self.load(f"cutouts/{rng.choice(bank[noun]):05}.png", "RGBA")) for noun in nouns]
+        return things, self.notes_of_grounds[rng.integers(len(self.notes_of_grounds))]
+
+    def described(self, things: Sequence[Cutout], ground: dict) -> tuple[list[str], str]:
+        """The nouns of a scene and its caption."""
+        nouns = [thing.noun for thing in things]
+        return nouns, f"{listed(nouns)} {self.words.on.format(ground['place'])}".strip()
 
     @cached_property
     def notes_of_grounds(self) -> list[dict]:

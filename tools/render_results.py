@@ -25,15 +25,24 @@ figures mean and what was decided on them.
 """
 # Files of each table, in the order of its rows.
 FACTS = (
-    "build", "evaluate_seeds", "evaluate_bundled", "evaluate_light", "evaluate_methods", "attention", "checks", "cost",
-    "full_size", "transformers", "mini_dit", "reference", "recognise", "commands", "folder", "comfyui", "capture",
-    "steer", "memory", "refine", "training",
+    "build", "evaluate_seeds", "light_seeds", "light", "evaluate_bundled", "evaluate_light", "evaluate_methods",
+    "distil", "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference", "recognise",
+    "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
 SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels", "blend")
 SECTIONS = {
-    "evaluate_seeds": "Three kinds of decoder", "evaluate_bundled": "Without a decoder",
+    "evaluate_seeds": "Kinds of decoder", "evaluate_bundled": "Without a decoder",
     "evaluate_methods": "Without a decoder",
 }  # fmt: skip
+STYLES = ("fluent-emoji-flat", "fluent-3d", "openmoji", "fluent-emoji-high-contrast")
+CONTROL_SETS = {  # what is shown of which sets
+    "seen styles, new scenes": ("iou", ["seen styles, new scenes"]),
+    "seen styles, unseen sprites": ("iou", ["seen styles, unseen sprites"]),
+    "the style left out": ("iou", ["style left out: fxemoji"]),
+    **{style: ("iou", [style]) for style in STYLES},
+    "mean of these four": ("iou", STYLES),
+    "absent, new scenes": ("absent", ["seen styles, new scenes"]),
+}
 EDGES = "before and after the edge step"
 
 Result = dict
@@ -101,12 +110,16 @@ def settings(results: dict[str, Result]) -> Iterator[Line]:
             yield [what, " / ".join(shown), ", ".join(values), how(name, results[name])]
 
 
-def ratios(result: Result) -> Iterator[Line]:
-    """Eight phrases over one, of operations and of seconds."""
-    for name in [name for name in result if name.startswith("eight phrases over one, ")]:
-        for text, values in result[name].items():
-            what = {"empty": "no text: one pass for all", "phrase": "each phrase: a pass each"}[text]
-            yield [name.partition(", ")[2], what, *(f"{value:.2f}" for value in values.values())]
+def controlled(result: Result) -> Iterator[Line]:
+    """What each choice of features scored: IoU at 0.5, of several sets their mean, and the absent of the last."""
+    scores = {(row["reads"], row["set"]): row for row in result["rows"]}
+
+    def shown(values: list[dict[str, float]]) -> str:
+        mean = sum(value["mean"] for value in values) / len(values)
+        return f"{mean:.1f} ± {values[0]['std']:.1f}" if len(values) == 1 else f"{mean:.1f}"
+
+    for reads in dict.fromkeys(row["reads"] for row in result["rows"]):
+        yield [reads, *(shown([scores[reads, one][what] for one in sets]) for what, sets in CONTROL_SETS.values())]
 
 
 def edges(result: Result) -> Iterator[Line]:
@@ -128,11 +141,13 @@ def blocks(rows: list[dict], others: dict[str, list[dict]], timestep: int) -> It
 
 
 def render(results: dict[str, Result]) -> str:
-    seeds, methods, bundled, refined, phrases = (
-        results[name] for name in ("evaluate_seeds", "evaluate_methods", "evaluate_bundled", "refine", "phrases")
+    seeds, methods, bundled, refined = (
+        results[name] for name in ("evaluate_seeds", "evaluate_methods", "evaluate_bundled", "refine")
     )
     light, transformer = results["evaluate_light"], results["mini_dit"]
+    light_seeds, controls = results["light_seeds"], results["light"]
     baseline = {"mark everything": ("mark everything", "")}
+    kinds = {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", ""), "light": ("light", "empty")}
     texts = {f"LD-ZNet, {text or 'no text'}": ("ldznet", text or "empty") for text in ("phrase", "caption", "")}
     free = {"attention": ("attention", "empty"), "captured": ("attention, captured", "caption"), "noise": ("noise", "")}
     free["transformer"] = ("transformer's attention", "empty")
@@ -145,10 +160,17 @@ def render(results: dict[str, Result]) -> str:
             table(["what", "measured", "goal", "", "how"], list(facts(results, goals=True))),
         ),
         section(
-            "Three kinds of decoder",
+            "Kinds of decoder",
             f"{code(seeds)}: mean ± standard deviation over three seeds that were trained alike, with LD-ZNet's "
-            "features under the phrase, the caption or no text. Each set holds 150 scenes.",
-            compare("mIoU", "miou", baseline | {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", "")} | texts, seeds),
+            f"features under the phrase, the caption or no text; three of light by {code(light_seeds)}. Each set holds "
+            "150 scenes.",
+            compare("mIoU", "miou", baseline | kinds | texts, seeds, light_seeds),
+        ),
+        section(
+            "What light reads",
+            f"{code(controls)}: light decoders that read this beside the latent, after {controls['steps']} steps, mean "
+            "± standard deviation over seeds. One style of training was left out.",
+            table(["reads", *CONTROL_SETS], list(controlled(controls))),
         ),
         section(
             "Without a decoder",
@@ -179,11 +201,6 @@ def render(results: dict[str, Result]) -> str:
             "Edges",
             f"{code(refined)}: masks of the bundled LD-ZNet at 256 pixels, before and after the edge step.",
             table(["set", *next(iter(refined[EDGES].values()))], list(edges(refined))),
-        ),
-        section(
-            "Many phrases",
-            f"{code(phrases)}: what eight phrases cost with LD-ZNet, as a multiple of one.",
-            table(["of", "features under", "all", "UNet", "rest", "rest's share of eight"], list(ratios(phrases))),
         ),
         section(
             "Time, memory and agreement",

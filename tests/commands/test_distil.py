@@ -16,7 +16,7 @@ from ldznet_core.data.spec import load_data
 from ldznet_core.errors import InputError
 from ldznet_core.segment.attention import AttentionSegmenter
 from ldznet_core.segment.base import MaskPrediction
-from ldznet_core.training.distil import agreed
+from ldznet_core.training.distil import agreed, better
 from ldznet_core.training.drawn import Drawn, moved, unsure
 from ldznet_core.training.vocabulary import words_of
 
@@ -50,13 +50,21 @@ def test_a_model_alone_becomes_a_decoder(painted, capsys):
     status, (line,), errors = call(capsys, "distil", *OPTIONS)
     assert status == 0, errors
     assert (line["file"], line["kind"], line["scenes"], line["cutouts"]) == ("d.safetensors", "light", 8, 8)
-    assert line["natural"] == 2 and set(line["rounds"]) == {"first", "second"}
+    assert line["natural"] == 2 and line["looks"] > 8
+    assert set(line["rounds"]) == {"first", "second"} and line["chosen"] in line["rounds"]
     assert load_decoder("d.safetensors").kind == "light"
-    assert {"d/cutouts.png", "d/scenes.png", "d/natural.png"} <= files(painted)
+    assert {"d/cutouts.png", "d/scenes.png", "d/looks.png", "d/natural.png"} <= files(painted)
     train, val = (load_data("folder:d/drawn", split) for split in ("train", "val"))
     phrases = [{data[i].phrase for i in range(len(data))} for data in (train, val)]
     assert len(phrases[1]) == 1 and not phrases[0] & phrases[1]  # a whole noun is held out
     assert all(train[i].mask.any() for i in range(len(train)))
+
+
+def test_the_round_that_knows_nouns_best_is_kept():
+    first, second = {"metrics": {"miou": 0.5}}, {"metrics": {"miou": 0.4}}
+    assert better({"first": first, "second": second}) == "first"
+    assert better({"first": second, "second": first}) == "second"
+    assert better({"first": {"metrics": {}}, "second": {"metrics": {}}}) == "second"  # nothing was held out
 
 
 @pytest.fixture

@@ -22,10 +22,11 @@ from ..imaging.images import write_png
 from ..imaging.sheets import sheet
 from ..segment.decoder import Segmenter
 from .config import Config
-from .drawn import SURE, UNKNOWN, Drawn, edged, read_rows, write_rows
+from .drawn import Drawn, read_rows, write_rows
 from .recipes import SMALL
 from .run import Run, prepared
 from .validation import Metrics
+from .weak_masks import agreed, edged
 
 log = logging.getLogger(__name__)
 SHOWN = 32  # pictures of a kind on a sheet
@@ -158,14 +159,6 @@ class Distillation:
 def better(results: dict[str, dict]) -> str:
     """The round with the best validation, on the same scenes of nouns that are held out; the last of equals."""
     return max(reversed([*results]), key=lambda name: results[name]["metrics"].get("miou", 0.0))
-
-
-def agreed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """A grey mask, uint8 [H, W], of two soft ones in 0..1: white and black where both are on one side of a half and one
-    of them is sure, else `UNKNOWN`."""
-    most, least = np.maximum(first, second), np.minimum(first, second)
-    white, black = (least > 0.5) & (most >= SURE), (most < 0.5) & (least <= 1 - SURE)
-    return np.select([white, black], [255, 0], UNKNOWN).astype(np.uint8)
 
 
 def pasted(rgba: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -31,11 +31,11 @@ from ..imaging.files import replacing
 from ..imaging.images import write_png
 from ..imaging.looks import restyle_picture
 from ..segment.attention import AttentionSegmenter
-from ..segment.base import PRESENT, MaskPrediction
-from ..segment.guided_filter import refine
+from ..segment.base import PRESENT
 from .cutouts import Cutout, compose, cut, matte, relooked
 from .shards import tell
 from .vocabulary import Words, article, listed
+from .weak_masks import edged, unsure
 
 log = logging.getLogger(__name__)
 HELD_OUT = 8  # one noun in so many, and one scene in so many made of those, is for validation
@@ -48,8 +48,6 @@ GROUND_TRIES = 5
 EMPTY = 0.01  # share of a plain ground that may stand out
 REDRAWN = 150, 250  # timesteps that scenes are noised to
 MOVED = 0.1  # mean change of colour of 8 x 8 pixels, of 1, above which a redrawn scene's masks may be wrong
-SURE = 0.6  # soft masks from this on are the thing, and up to 1 minus it they are not; between, nobody knows
-UNKNOWN = 128  # grey of a mask for pixels that do not count
 KINDS = "cutouts", "grounds", "scenes", "natural", "looks"
 LOOKS = 2  # scenes in random looks to one that is drawn anew: they cost no drawing
 THINGS, PICTURES = 0.7, 0.4  # shares of their things, and of whole pictures, that have another look
@@ -330,16 +328,6 @@ class Drawn:
             self.save(mask.astype(np.uint8) * 255 if mask.dtype == bool else mask, row["mask"])
             rows.append({**row, "caption": caption, "split": split})
         return rows
-
-
-def edged(prediction: MaskPrediction, picture: np.ndarray) -> np.ndarray:
-    """The first picture's soft masks with its edges: float [P, H, W] in 0..1."""
-    return refine(prediction.masks[0], torch.from_numpy(picture).float() / 255, prediction.reach).clamp(0, 1).numpy()
-
-
-def unsure(soft: np.ndarray) -> np.ndarray:
-    """A soft mask in 0..1 as a grey one: white, black, and `UNKNOWN` where it is unsure."""
-    return np.select([soft >= SURE, soft <= 1 - SURE], [255, 0], UNKNOWN).astype(np.uint8)
 
 
 def moved(before: np.ndarray, after: np.ndarray) -> float:

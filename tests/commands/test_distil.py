@@ -16,9 +16,10 @@ from ldznet_core.data.spec import load_data
 from ldznet_core.errors import InputError
 from ldznet_core.segment.attention import AttentionSegmenter
 from ldznet_core.segment.base import MaskPrediction
-from ldznet_core.training.distil import agreed, better
-from ldznet_core.training.drawn import Drawn, moved, unsure
+from ldznet_core.training.distil import better
+from ldznet_core.training.drawn import Drawn, moved
 from ldznet_core.training.vocabulary import words_of
+from ldznet_core.training.weak_masks import agreed, unsure
 
 OPTIONS = ("--pictures", 8, "--drawing-steps", 2, "--minutes", 0.02, "--nouns", "nouns.txt", "--out", "d.safetensors")
 

@@ -16,9 +16,9 @@ DESCRIPTION = (
     "The model draws single things on plain grounds. They are cut out by their difference from the ground, composed "
     "into scenes, and these are redrawn lightly, so that masks are known without any segmentation network. A light "
     "decoder is trained on them, on scenes of the same things in random looks, and on natural pictures with masks of "
-    "the model's own attention, and then once more on those pixels where both agree. Some nouns are held out to choose "
-    "the best weights. In a folder of the decoder's name lie all drawings, sheets of them, and the training runs; "
-    "'ldznet train --data folder:NAME/drawn' can read them. Prints one line of JSON."
+    "the model's own attention, and then once more on those pixels where both agree. Some nouns and drawings are held "
+    "out to choose the best weights. In a folder of the decoder's name lie all drawings, sheets of them, and the "
+    "training runs; 'ldznet train --data folder:NAME/drawn' can read them. Prints one line of JSON."
 )
 
 

@@ -1,7 +1,7 @@
 """A light decoder from a checkpoint alone: it learns from what the checkpoint draws, then once more from its own masks.
 
 The second round learns natural pictures anew: pixels count where attention and the decoder of the first round agree.
-Of both rounds the one that knows nouns best that neither was taught is kept.
+Of both rounds the one that is best on nouns and drawings that neither was taught is kept.
 """
 
 import logging
@@ -31,7 +31,7 @@ from .weak_masks import agreed, edged
 log = logging.getLogger(__name__)
 SHOWN = 32  # pictures of a kind on a sheet
 ROUNDS = 0.7, 0.3  # shares of the minutes
-PATIENCE = 8  # validations on nouns that are held out
+PATIENCE = 8  # validations on nouns and drawings that are held out
 PAPER = (236, 190, 214)  # the colour behind cut-outs on a sheet
 
 
@@ -94,7 +94,7 @@ class Distillation:
             "schedule": {"seed": self.drawn.seed, "patience": PATIENCE},
         }
         if small:
-            settings["schedule"]["validate"] = 50
+            settings["schedule"]["validate"] = 200
         if self.minutes is not None:
             settings["schedule"]["minutes"] = self.minutes * share
         config, dataset = prepared(Config().updated(settings, "distil"), self.drawn.backbone)
@@ -157,7 +157,7 @@ class Distillation:
 
 
 def better(results: dict[str, dict]) -> str:
-    """The round with the best validation, on the same scenes of nouns that are held out; the last of equals."""
+    """The round with the best validation, on the same scenes that are held out; the last of equals."""
     return max(reversed([*results]), key=lambda name: results[name]["metrics"].get("miou", 0.0))
 
 

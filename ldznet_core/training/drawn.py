@@ -38,7 +38,7 @@ from .vocabulary import Words, article, listed
 from .weak_masks import edged, unsure
 
 log = logging.getLogger(__name__)
-HELD_OUT = 8  # one noun in so many, and one scene in so many made of those, is for validation
+HELD_OUT = 8  # one noun in so many, one drawing of every other noun, and one scene made of those, are for validation
 LEAST_NOUNS = 4
 NATURAL = 0.25  # natural pictures to a scene
 REUSE = 2  # scenes to a drawing that a thing may be cut out of
@@ -105,8 +105,8 @@ class Drawn:
                 f"none of {self.attempts} drawings could be cut out ({told(self.reasons('cutouts'))}): look at "
                 f"{self.folder / 'cutouts'}; name other nouns, or more pictures"
             )
-        if not self.cutouts["val"]:
-            log.warning("no noun that is held out could be cut out: training goes without validation")
+        if not self.cutouts["nouns"] and not self.cutouts["drawings"]:
+            log.warning("nothing that is held out could be cut out: training goes without validation")
         for _ in self.all("grounds", self.ground_count, self.ground):
             pass
         if not self.notes_of_grounds:
@@ -203,19 +203,25 @@ class Drawn:
 
     @cached_property
     def cutouts(self) -> dict[str, dict[str, list[int]]]:
-        """Numbers of cut-outs by noun, of the nouns that are trained on and of those held out."""
-        found = {"train": {}, "val": {}}
+        """Numbers of cut-outs by noun: those to train on, of `nouns` held out, and `drawings` of others held out."""
+        found = {"train": {}, "nouns": {}, "drawings": {}}
         for note in self.notes("cutouts"):
             if not note["reason"]:
-                split = "val" if note["noun"] in self.held_out else "train"
-                found[split].setdefault(note["noun"], []).append(note["number"])
+                part = "nouns" if note["noun"] in self.held_out else "train"
+                found[part].setdefault(note["noun"], []).append(note["number"])
+        for noun, numbers in found["train"].items():
+            if len(numbers) > 2:
+                kept = -(-len(numbers) // HELD_OUT)
+                found["drawings"][noun], found["train"][noun] = numbers[:kept], numbers[kept:]
         return found
 
     def scene(self, number: int) -> dict:
         """Compose cut-outs on a drawn ground, noise the picture a little and denoise it."""
         rng = self.generator("scenes", number)
-        split = "val" if number % HELD_OUT == 0 and self.cutouts["val"] else "train"
-        things, ground = self.chosen(rng, split)
+        part = ("nouns", "drawings")[number // HELD_OUT % 2] if number % HELD_OUT == 0 else "train"
+        if not self.cutouts[part]:
+            part = "train"
+        things, ground = self.chosen(rng, part)
         composed = compose(rng, things, self.load(f"grounds/{ground['number']:05}.png"))
         if composed is None:
             return {"reason": "the things do not fit"}
@@ -224,6 +230,7 @@ class Drawn:
         picture = self.redrawn(before, caption, rng)
         if moved(before, picture) > MOVED:
             return {"reason": "redrawing moved too much"}
+        split = "train" if part == "train" else "val"
         return {"rows": self.write("scenes", number, picture, caption, nouns, list(masks), split)}
 
     def look(self, number: int) -> dict:
@@ -240,9 +247,9 @@ class Drawn:
         nouns, caption = self.described(things, ground)
         return {"rows": self.write("looks", number, picture, caption, nouns, list(masks), "train")}
 
-    def chosen(self, rng: np.random.Generator, split: str) -> tuple[list[Cutout], dict]:
+    def chosen(self, rng: np.random.Generator, part: str) -> tuple[list[Cutout], dict]:
         """One to three things of different nouns, and the note of a ground."""
-        bank = self.cutouts[split]
+        bank = self.cutouts[part]
         nouns = rng.permutation([*bank])[: rng.choice((1, 2, 3), p=(0.2, 0.45, 0.35))]
         things = [Cutout(str(noun), self.load(f"cutouts/{rng.choice(bank[noun]):05}.png", "RGBA")) for noun in nouns]
         return things, self.notes_of_grounds[rng.integers(len(self.notes_of_grounds))]

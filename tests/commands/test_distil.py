@@ -17,7 +17,7 @@ from ldznet_core.errors import InputError
 from ldznet_core.segment.attention import AttentionSegmenter
 from ldznet_core.segment.base import MaskPrediction
 from ldznet_core.training.distil import better
-from ldznet_core.training.drawn import Drawn, moved
+from ldznet_core.training.drawn import Drawn, moved, write_json
 from ldznet_core.training.vocabulary import words_of
 from ldznet_core.training.weak_masks import agreed, unsure
 
@@ -66,6 +66,21 @@ def test_the_round_that_knows_nouns_best_is_kept():
     assert better({"first": first, "second": second}) == "first"
     assert better({"first": second, "second": first}) == "second"
     assert better({"first": {"metrics": {}}, "second": {"metrics": {}}}) == "second"  # nothing was held out
+
+
+def test_some_drawings_of_every_noun_are_held_out_as_well(drawn):
+    numbers = {"cat": range(0, 12), "apple": range(12, 14), "red apple": range(14, 15), "car": range(15, 24)}
+    for noun, each in numbers.items():
+        for number in each:
+            write_json(drawn.folder / "notes" / "cutouts" / f"{number:05}.json",
+                       {"noun": noun, "number": number, "reason": ""})  # fmt: skip
+    (held_out,) = drawn.held_out
+    found = drawn.cutouts
+    assert found["nouns"] == {held_out: [*numbers[held_out]]} and held_out not in found["train"] | found["drawings"]
+    for noun in {*numbers} - {held_out}:
+        kept, rest = found["drawings"].get(noun, []), found["train"][noun]
+        assert kept + rest == [*numbers[noun]]  # none lost, none twice
+        assert len(kept) == {"cat": 2, "car": 2}.get(noun, 0)  # of three or more drawings
 
 
 @pytest.fixture

@@ -177,7 +177,8 @@ def write(scores: dict, steps: int) -> None:
          "absent": percent([p[1] for p in pairs])}
         for name, by_set in scores.items() for of, pairs in by_set.items()
     ]  # fmt: skip
-    result = {"command": "python benchmarks/light.py mini-build", "machine": {"cores": os.cpu_count()}}
+    command = f"python benchmarks/light.py mini-build {steps} {max(row['seeds'] for row in rows)}"
+    result = {"command": command, "machine": {"cores": os.cpu_count()}}
     RESULT.write_text(json.dumps({**result, "steps": steps, "facts": facts, "rows": rows}, indent=2) + "\n")
 
 

@@ -20,7 +20,7 @@ def commands() -> list[str]:
 def test_the_page_is_current():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert page == render_results.render(RESULTS), "run tools/render_results.py"
-    assert len(page.splitlines()) <= 200
+    assert len(page.splitlines()) <= 220
 
 
 def test_every_result_says_how_and_on_what_it_was_measured():

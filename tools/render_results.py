@@ -25,9 +25,9 @@ figures mean and what was decided on them.
 """
 # Files of each table, in the order of its rows.
 FACTS = (
-    "build", "evaluate_seeds", "light_seeds", "light", "evaluate_bundled", "evaluate_light", "evaluate_methods",
-    "distil", "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference", "recognise",
-    "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
+    "build", "evaluate_seeds", "light_seeds", "light_alone", "light", "evaluate_bundled", "evaluate_light",
+    "evaluate_methods", "distil", "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
+    "recognise", "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
 SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels", "blend")
 SECTIONS = {
@@ -116,7 +116,8 @@ def controlled(result: Result) -> Iterator[Line]:
 
     def shown(values: list[dict[str, float]]) -> str:
         mean = sum(value["mean"] for value in values) / len(values)
-        return f"{mean:.1f} ± {values[0]['std']:.1f}" if len(values) == 1 else f"{mean:.1f}"
+        spread = values[0]["std"] if len(values) == 1 else 0
+        return f"{mean:.1f} ± {spread:.1f}" if spread else f"{mean:.1f}"
 
     for reads in dict.fromkeys(row["reads"] for row in result["rows"]):
         yield [reads, *(shown([scores[reads, one][what] for one in sets]) for what, sets in CONTROL_SETS.values())]
@@ -168,8 +169,8 @@ def render(results: dict[str, Result]) -> str:
         ),
         section(
             "What light reads",
-            f"{code(controls)}: light decoders that read this beside the latent, after {controls['steps']} steps, mean "
-            "± standard deviation over seeds. One style of training was left out.",
+            f"{code(controls)}: IoU at 0.5 of light decoders that read this beside the latent, after "
+            f"{controls['steps']} steps; seeds: {controls['rows'][0]['seeds']}. One style of training was left out.",
             table(["reads", *CONTROL_SETS], list(controlled(controls))),
         ),
         section(

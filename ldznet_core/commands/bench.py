@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> Iterator[dict | str]:
         found = list(bench.ways(backbone, decoders, plan))
         bench.measure(found, plan.rounds, backbone, progress("ways"))
         roof = bench.roof(backbone.device)
-    rows, about = list(bench.rows(found, roof)), bench.machine(backbone, roof)
+    rows, about = list(bench.rows(found, roof)), bench.machine(backbone.device, args.dtype, roof)
     about |= {"side": plan.side, "rounds": plan.rounds, "decoders, megabytes in 16 bits": bench.weights(decoders)}
     if args.json:
         yield {"machine": about, "rows": rows}

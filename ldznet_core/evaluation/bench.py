@@ -227,14 +227,12 @@ def table(rows: Sequence[dict]) -> Iterator[str]:
         yield "| " + " | ".join(str(row.get(name, "-")) for name in names) + " |"
 
 
-def machine(backbone: TorchBackbone, roofline: float) -> dict:
-    """The machine's line."""
-    device = backbone.device
+def machine(device: torch.device, dtype: str, roofline: float) -> dict:
+    """The machine's line; `dtype` is what networks compute in."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": named, "threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__,
-        "precision": str(next(iter(backbone.networks["unet"].parameters())).dtype).removeprefix("torch."),
-        "roof, gflop a second": round(roofline, 1),
+        "precision": dtype, "roof, gflop a second": round(roofline, 1),
     }  # fmt: skip
 
 

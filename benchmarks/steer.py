@@ -48,7 +48,7 @@ def around(image: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
     box = [(int(places[0]) + int(places[-1])) / 2 for places in (rows, columns)]
     half = max(len(rows), len(columns)) / FILLED / 2
     places = [
-        (torch.arange(round(middle - half), round(middle + half)).clamp(0, side - 1))
+        torch.arange(round(middle - half), round(middle + half)).clamp(0, side - 1)
         for middle, side in zip(box, mask.shape, strict=True)
     ]
     cut = image[places[0]][:, places[1]]

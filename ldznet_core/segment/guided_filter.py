@@ -46,8 +46,8 @@ def refine(masks: Tensor, image: Tensor, reach: float = REACH) -> Tensor:
     unsure = fine(((high - low - 0.2) / 0.3).clamp(0, 1))  # 0 where all neighbours agree
     result = torch.empty_like(soft)
     for i in range(len(soft)):  # one phrase at a time: at 4K each of these is 200 MB
-        fitted = (fine(slope[i : i + 1]) * guide).sum(1, keepdim=True) + fine(offset[i : i + 1])
-        result[i] = (soft[i] + unsure[i] * (fitted[0].clamp(0, 1) - soft[i])).clamp(0, 1)
+        fit = (fine(slope[i : i + 1]) * guide).sum(1, keepdim=True) + fine(offset[i : i + 1])
+        result[i] = (soft[i] + unsure[i] * (fit[0].clamp(0, 1) - soft[i])).clamp(0, 1)
     return result[:, 0].to(masks.dtype)
 
 

@@ -13,7 +13,7 @@ from validation import validation
 from ldznet_core import load_backbone, load_decoder
 from ldznet_core.evaluation.predictors import Decoded
 from ldznet_core.evaluation.tables import score
-from ldznet_core.mini.build import BUNDLED_KINDS, LIGHT, decoder_file
+from ldznet_core.mini.build import BUNDLED_KINDS, LIGHT, SETTINGS, Build, decoder_file
 from ldznet_core.mini.decoders import blend
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -21,7 +21,7 @@ SEED = 2323
 
 
 def main(folder: Path, count: int) -> None:
-    backbone = load_backbone(folder / "denoiser" / "mini.safetensors")
+    backbone = load_backbone(Build(folder, SETTINGS["cpu"]).small)
     sets = {sprites: validation(backbone, folder / "world.zip", count, SEED, sprites) for sprites in ("train", "val")}
     print("| decoder | share | " + " | ".join(f"{name} sprites: mIoU | absent: area" for name in sets) + " |")
     print("|---" * (2 + 2 * len(sets)) + "|")

@@ -26,7 +26,7 @@ from ldznet_core.evaluation.tables import score
 from ldznet_core.mini import light
 from ldznet_core.mini.bank import Recipe, bank
 from ldznet_core.mini.build import LIGHT_RATE, SETTINGS, Build
-from ldznet_core.mini.decoders import TRAINING_COUNTS, Phrases
+from ldznet_core.mini.decoders import LOOKS, TRAINING_COUNTS, Phrases
 from ldznet_core.mini.evaluation import OOD_STYLES, SEEN, UNSEEN, examples, scenes_of
 from ldznet_core.networks.schedule import Schedule
 from ldznet_core.training.decoder import train_decoder
@@ -130,10 +130,11 @@ def choices(config: LightConfig) -> dict[str, LightDecoder]:
 
 def main(folder: Path, steps: int, seeds: int) -> None:
     torch.set_num_threads(1)
-    backbone = load_backbone(folder / "denoiser" / "mini.safetensors")
-    model, build = backbone.model, Build(folder, SETTINGS[128], resume=True)
+    build = Build(folder, SETTINGS["cpu"], resume=True)
+    backbone = load_backbone(build.small)
+    model = backbone.model
     size, nouns = model.about["size"], tuple(model.about["nouns"])
-    recipe = Recipe(size, len(nouns), STYLES, counts=TRAINING_COUNTS, looks=light.LOOKS)
+    recipe = Recipe(size, len(nouns), STYLES, counts=TRAINING_COUNTS, looks=LOOKS)
     data = light.ScenePhrases(Phrases.of(bank(build.pack, recipe, build.settings.scenes, seed=79), model))
     unseen = Recipe(size, len(nouns), (HELD_OUT,), ("train", "val"), ("val",), counts=(0.0, 0.6, 0.4))
     sets = {f"style left out: {HELD_OUT}": examples(bank(build.pack, unseen, SCENES, SEED), nouns)}

@@ -23,7 +23,7 @@ from ldznet_core.mini.build import CLASSIFIER_EPOCHS, SETTINGS
 from ldznet_core.mini.recognise import recognise, train_classifier
 from ldznet_core.segment.regions import reader
 
-SIZE, STEPS = 128, 15
+STEPS = 15
 FILLED = 0.75  # of the side of what the classifier sees, by the thing
 RESULTS = Path(__file__).parent / "results" / "steer.json"
 
@@ -80,8 +80,9 @@ def main(pack: Path, seeds: int) -> None:
     torch.set_num_threads(1)
     sampling.STEPS = STEPS
     backbone = load_backbone("mini")
+    side = backbone.model.about["size"]
     nouns, light = list(backbone.nouns), load_decoder("mini", "light")
-    classifier = train_classifier(pack, nouns, SIZE, SETTINGS[SIZE].scenes, CLASSIFIER_EPOCHS)
+    classifier = train_classifier(pack, nouns, side, SETTINGS["cpu"].scenes, CLASSIFIER_EPOCHS)
     segmenter = Segmenter(backbone, load_decoder("mini"))
     found: dict[str, list[tuple[float, float, float]]] = {}
     seed = counted = 0
@@ -90,13 +91,13 @@ def main(pack: Path, seeds: int) -> None:
         seed += 1
         caption, change = (f"a {one} and a {thing} on a blue background" for thing in (other, new))
         alone = f"a {new} on a blue background"
-        z, _ = backbone.sample(caption, SIZE, SIZE, seed=seed)
+        z, _ = backbone.sample(caption, side, side, seed=seed)
         mask = segmenter.predict_latent(z, [other]).masks[0]  # [1, H, W]
         inside = mask[0] > 0.5
-        if inside.sum() < 300:
+        if inside.float().mean() < 0.018:
             continue  # the base drawing lacks the thing, so that there is nothing to change
         counted += 1
-        outside = F.max_pool2d(inside[None].float(), 17, stride=1, padding=8)[0] == 0
+        outside = F.max_pool2d(inside[None].float(), side // 8 + 1, stride=1, padding=side // 16)[0] == 0
         base = backbone.decode(z)[0]
         runs = {
             "base": {},
@@ -107,7 +108,7 @@ def main(pack: Path, seeds: int) -> None:
         }
         line = []
         for name, options in runs.items():
-            z, _ = backbone.sample(options.pop("caption", caption), SIZE, SIZE, seed=seed, **options)
+            z, _ = backbone.sample(options.pop("caption", caption), side, side, seed=seed, **options)
             image = backbone.decode(z)[0]
             seen = recognise(classifier, around(image, inside), torch.tensor([nouns.index(new)]))
             difference = float((image - base).abs().mean(-1)[outside].mean())

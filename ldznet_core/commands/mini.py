@@ -13,8 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "step", nargs="?", default="all", choices=("all", *STEPS), help="what to build (default: all, in this order)"
     )
     parser.add_argument("--folder", type=Path, default=Path("mini-build"), help="where the build lives")
-    parser.add_argument("--size", type=int, choices=(128, 256), help="picture size (default: 256 on a GPU, else 128)")
-    parser.add_argument("--concepts", type=int, help="how many nouns to learn (default: 32 at 128 px, 100 at 256 px)")
+    parser.add_argument("--concepts", type=int, help="how many nouns to learn (default: 32, on a GPU 100)")
     parser.add_argument("--minutes", type=float, help="length of the step (of each decoder) in minutes of training")
     parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="MINUTES",
                         help="end this run after so many minutes; go on with --resume")
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
     logging.getLogger("ldznet_core").setLevel(logging.INFO)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = build.SETTINGS[args.size or (256 if device.startswith("cuda") else 128)]
+    settings = build.SETTINGS["cuda" if device.startswith("cuda") else "cpu"]
     if args.concepts:
         settings = replace(settings, concepts=args.concepts)
     this = build.Build(args.folder, settings, device, args.minutes, args.stop_after, args.resume, args.seeds)

@@ -30,13 +30,14 @@ from ..imaging.sheets import sheet
 from ..training.loop import Plan
 from . import evaluation
 from .bank import Recipe, bank
+from .calibration import calibrate
 from .decoders import blend, train_kind, training_data
 from .denoiser import train_denoiser, trained_vae
 from .dit import COUNTS as DIT_COUNTS
 from .dit import export, train_dit
 from .drawing import generate
+from .grow import grown_light, grown_mask_decoder
 from .light import train_light
-from .light import training_data as light_data
 from .recognise import recognise as name_all
 from .recognise import single_things, train_classifier
 from .vae import train_vae
@@ -47,11 +48,12 @@ log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
 LIGHT, LIGHT_RATE = "light", 1e-3
 DIT_RATE = 1e-3
-TRANSFORMER = "mini-dit.safetensors"
+ADAPTED, ADAPT_RATES = (LIGHT, "ldznet"), {LIGHT: 7e-4, "ldznet": 3e-4}
+CHECKPOINT, TRANSFORMER = "mini.safetensors", "mini-dit.safetensors"
 MUON = 5  # its rate over AdamW's: 12 does as well, 1 learns less than AdamW alone
 DRAWING_COUNTS = (0.6, 0.3, 0.1)  # shapes are learnt from single, large things
 BLEND = {"ldznet": 0.75, "znet": 0.5, LIGHT: 0.75}  # of the long way, as `benchmarks/blend.py` found best
-EVALUATION_SCENES = 150
+EVALUATION_SCENES, CALIBRATION_SCENES = 150, 80
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4
 LIMIT = 84_000_000  # bytes of all bundled weights together
@@ -59,17 +61,21 @@ LIMIT = 84_000_000  # bytes of all bundled weights together
 
 @dataclass(frozen=True)
 class Settings:
-    """What is built for a picture size: 128 trains on two CPU cores in about three hours, 256 wants a GPU."""
+    """How long each step takes and on how much. `size` is the side of the pictures that the autoencoder and the
+    denoiser begin with; the step `grow` doubles it."""
 
     size: int
     concepts: int
     vae_minutes: float
     denoiser_minutes: float
+    grow_minutes: float
     decoder_steps: int
     long_steps: int
     light_steps: int
     long_light_steps: int
+    adapt_steps: int
     drawing_scenes: int  # for the denoiser
+    grow_scenes: int  # for the grown one
     scenes: int  # for everything else
     vae_batch: int
     batch: int
@@ -82,9 +88,15 @@ class Settings:
 
 
 SETTINGS = {
-    128: Settings(128, 32, 22, 90, 500, 2500, 3000, 6000, 24_000, 6_000, 4, 32, 12, 8e-4, 4e-4, 240, 8_000, 24),
-    256: Settings(256, 100, 4, 15, 2000, 6000, 20000, 40000, 60_000, 30_000, 16, 256, 96, 1e-3, 5e-4, 20, 60_000, 256),
-}
+    "cpu": Settings(
+        128, 32, 22, 90, 50, 500, 2500, 3000, 6000, 800, 24_000, 8_000, 6_000, 4, 32, 12, 8e-4, 4e-4, 240, 8_000, 24
+    ),
+    "cuda": Settings(
+        128, 100, 4, 15, 15, 2000, 6000, 20000, 40000, 6000, 60_000, 60_000, 30_000, 16, 256, 96, 1e-3, 5e-4, 20,
+        60_000, 256,
+    ),
+}  # fmt: skip
+"""By the kind of device. The first takes hours on two cores; the second was not measured."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,17 @@ class Build:
     @property
     def pack(self) -> Path:
         return self.folder / "world.zip"
+
+    @property
+    def small(self) -> Path:
+        """The miniature of the step `denoiser`."""
+        return self.folder / "denoiser" / CHECKPOINT
+
+    @property
+    def checkpoint(self) -> Path:
+        """The miniature that is bundled: the grown one where there is one."""
+        grown = self.folder / "grown" / CHECKPOINT
+        return grown if grown.is_file() else self.small
 
     def plan(self, rate: float, minutes: float, ema: float, muon: bool = True) -> Plan:
         return Plan(
@@ -139,15 +162,53 @@ def denoiser(build: Build) -> None:
     s, folder = build.settings, build.folder / "denoiser"
     recipe = Recipe(s.size, s.concepts, counts=DRAWING_COUNTS)
     plan = build.plan(s.learning_rate, s.denoiser_minutes, 0.998)
-    train_denoiser(build.pack, build.folder / "vae", folder, plan, recipe, s.drawing_scenes, s.batch)
-    sample_sheet(load_backbone(folder / "mini.safetensors"), build.folder / "samples.png")
+    autoencoder = trained_vae(build.folder / "vae", build.device)
+    train_denoiser(build.pack, autoencoder, folder, plan, recipe, s.drawing_scenes, s.batch)
+    sample_sheet(load_backbone(folder / CHECKPOINT), build.folder / "samples.png")
+
+
+def grow(build: Build) -> None:
+    """The miniature of the step `denoiser`, for pictures of twice the size: only its UNet changes."""
+    s, folder = build.settings, build.folder / "grown"
+    small = load_backbone(build.small).model
+    recipe = Recipe(2 * small.about["size"], len(small.about["nouns"]), counts=DRAWING_COUNTS)
+    plan = build.plan(s.learning_rate, s.grow_minutes, 0.998)
+    train_denoiser(build.pack, small.vae, folder, plan, recipe, s.grow_scenes, s.batch, small)
+    sample_sheet(load_backbone(folder / CHECKPOINT), build.folder / "samples.png")
+
+
+def adapt(build: Build) -> None:
+    """The bundled decoders that read the UNet, grown with it and trained on. ZNet stays: it reads the latent and the
+    text alone, which are what they were."""
+    s, folder = build.settings, build.folder / "grown"
+    backbone = load_backbone(build.checkpoint)
+    unet, size = backbone.model.unet, backbone.model.about["size"]
+    data = training_data(build.pack, backbone.model, s.grow_scenes // 2)
+    small = {kind: load_decoder(decoder_file(build.folder, f"{kind}-blend")) for kind in ADAPTED}
+    plan = replace(build.plan(ADAPT_RATES[LIGHT], math.inf, 0.995), steps=s.adapt_steps, warm_up=50)
+    train_light(0, backbone, data, folder / f"{LIGHT}.safetensors", plan, grown_light(small[LIGHT], unet, size))
+    plan = replace(build.plan(ADAPT_RATES["ldznet"], math.inf, 0.995), steps=s.adapt_steps, warm_up=50)
+    start = grown_mask_decoder(small["ldznet"], unet)
+    train_kind("ldznet", 0, backbone, data, folder / "ldznet.safetensors", plan, s.decoder_batch, start)
+    dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
+    for kind in ADAPTED:
+        decoder = load_decoder(folder / f"{kind}.safetensors")
+        training = {**decoder.info.training, "grown": True, "calibration": calibrate(backbone, decoder, dataset)}
+        write_decoder(decoder, replace(decoder.info, training=training), folder / f"{kind}.safetensors")
+
+
+def bundled_decoder(build: Build, kind: str) -> Path:
+    """The file of a decoder that is bundled: the one that grew, where it did."""
+    grown = build.folder / "grown" / f"{kind}.safetensors"
+    return grown if grown.is_file() else decoder_file(build.folder, f"{kind}-blend")
 
 
 def dit(build: Build) -> None:
-    """The miniature transformer, beside the autoencoder and the text encoder of the step `denoiser`."""
+    """The miniature transformer, beside the autoencoder and the text encoder of the miniature. It draws small
+    pictures: those of twice the size have four times the tokens."""
     s = build.settings
-    folder, file = build.folder / "dit", build.folder / "denoiser" / TRANSFORMER  # beside what it shares
-    model = load_backbone(file.with_name("mini.safetensors")).model
+    folder, file = build.folder / "dit", build.small.with_name(TRANSFORMER)  # beside what it shares
+    model = load_backbone(build.small).model
     size, nouns = model.about["size"], model.about["nouns"]
     recipe = Recipe(size, len(nouns), counts=DIT_COUNTS)
     plan = build.plan(DIT_RATE, s.dit_minutes, 0.995)
@@ -169,7 +230,7 @@ def sample_sheet(backbone: FileBackbone, path: Path) -> None:
 
 def recognise(build: Build) -> None:
     """`recognition.json`: how often a classifier names unseen sprites, and what the miniatures were asked to draw."""
-    files = [build.folder / "denoiser" / name for name in ("mini.safetensors", TRANSFORMER)]
+    files = [build.checkpoint, build.small.with_name(TRANSFORMER)]
     backbone, *others = map(load_backbone, filter(Path.is_file, files))
     nouns, size = backbone.model.about["nouns"], backbone.model.about["size"]
     network = train_classifier(build.pack, nouns, size, build.settings.scenes, CLASSIFIER_EPOCHS)
@@ -181,7 +242,7 @@ def recognise(build: Build) -> None:
         "drawings": asdict(name_all(network, generate(backbone, captions, size, seed=500), labels)),
     }
     for other in others:
-        pictures = generate(other, captions, size, seed=500)
+        pictures = generate(other, captions, other.model.about["size"], seed=500)
         found[f"drawings of {other.name}"] = asdict(name_all(network, pictures, labels))
     (build.folder / "recognition.json").write_text(json.dumps(found, indent=1))
     log.info("recognised: %s", found)
@@ -218,11 +279,13 @@ def light(build: Build) -> None:
 def compared_and_bundled(build: Build, compared: Iterable[str], bundled: Iterable[str]) -> None:
     run_jobs(build, [Job(kind, seed) for seed in range(build.seeds) for kind in compared])
     run_jobs(build, [Job(kind, 0, long=True) for kind in bundled])
+    backbone = load_backbone(build.small)
+    dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
     for kind in bundled:
         first, last = (load_decoder(decoder_file(build.folder, f"{kind}-{end}")) for end in ("0", "long"))
-        training = {**last.info.training, "blend": BLEND[kind]}
-        decoder, info = blend(first, last, BLEND[kind]), replace(last.info, training=training)
-        write_decoder(decoder, info, decoder_file(build.folder, f"{kind}-blend"))
+        decoder = blend(first, last, BLEND[kind])
+        training = {**last.info.training, "blend": BLEND[kind], "calibration": calibrate(backbone, decoder, dataset)}
+        write_decoder(decoder, replace(last.info, training=training), decoder_file(build.folder, f"{kind}-blend"))
 
 
 def run_jobs(build: Build, jobs: list[Job]) -> None:
@@ -242,9 +305,8 @@ def one_thread() -> None:
 
 def train_jobs(build: Build, jobs: list[Job]) -> None:
     s = build.settings
-    backbone = load_backbone(build.folder / "denoiser" / "mini.safetensors")
-    make = light_data if jobs[0].kind == LIGHT else training_data
-    data = make(build.pack, backbone.model, s.scenes)
+    backbone = load_backbone(build.small)
+    data = training_data(build.pack, backbone.model, s.scenes)
     for job in jobs:
         path = decoder_file(build.folder, job.name)
         if build.resume and path.is_file():
@@ -266,13 +328,13 @@ def train_jobs(build: Build, jobs: list[Job]) -> None:
 
 
 def evaluate(build: Build) -> None:
-    """Score decoders on all sets, in the rows that `ldznet evaluate` prints: those of the comparison in
-    `evaluation.json`, those to be bundled in `bundled.json`."""
-    backbone = load_backbone(build.folder / "denoiser" / "mini.safetensors")
-    parts = {"evaluation.json": ("*-[0-9]",), "bundled.json": ("*-blend",)}
-    for name, patterns in parts.items():
-        files = sorted(file for one in patterns for file in (build.folder / "decoders").glob(f"{one}.safetensors"))
-        decoders, rows = by_kind(files), []
+    """Score decoders on all sets, in the rows that `ldznet evaluate` prints: those of the comparison, on the small
+    miniature, in `evaluation.json`, those to be bundled in `bundled.json`."""
+    compared = sorted((build.folder / "decoders").glob("*-[0-9].safetensors"))
+    chosen = [file for kind in (*BUNDLED_KINDS, LIGHT) if (file := bundled_decoder(build, kind)).is_file()]
+    parts = {"evaluation.json": (build.small, compared), "bundled.json": (build.checkpoint, chosen)}
+    for name, (checkpoint, files) in parts.items():
+        backbone, decoders, rows = load_backbone(checkpoint), by_kind(files), []
         for row in evaluation.table(backbone, decoders, build.pack, evaluation.SETS, EVALUATION_SCENES):
             rows.append(row.as_dict())
             (build.folder / name).write_text(json.dumps(rows, indent=1))
@@ -293,25 +355,25 @@ def bundle(build: Build) -> None:
     """Put the checkpoint, its tokenizer, the blended decoders and, where there is one, the transformer where `mini` is
     loaded from."""
     sources = {
-        "mini.safetensors": build.folder / "denoiser" / "mini.safetensors",
-        **{f"{kind}.safetensors": decoder_file(build.folder, f"{kind}-blend") for kind in (*BUNDLED_KINDS, LIGHT)},
+        CHECKPOINT: build.checkpoint,
+        **{f"{kind}.safetensors": bundled_decoder(build, kind) for kind in (*BUNDLED_KINDS, LIGHT)},
     }
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:
         raise InputError(f"nothing to bundle yet: {missing[0]} is missing, run the steps before")
-    if (transformer := build.folder / "denoiser" / TRANSFORMER).is_file():
+    if (transformer := build.small.with_name(TRANSFORMER)).is_file():
         sources[TRANSFORMER] = transformer
     total = sum(p.stat().st_size for p in sources.values())
     if total > LIMIT:
         raise InputError(f"the weights take {total / 1e6:.1f} MB together, more than {LIMIT / 1e6:.0f} MB")
     BUNDLED.mkdir(parents=True, exist_ok=True)
-    for name in {"mini.safetensors", TRANSFORMER} & sources.keys():
+    for name in {CHECKPOINT, TRANSFORMER} & sources.keys():
         shutil.copyfile(sources.pop(name), BUNDLED / name)
     for name, source in sources.items():
         decoder = load_decoder(source)
         info = replace(decoder.info, metrics=metrics_of(build, decoder.kind))
         write_decoder(decoder, info, BUNDLED / name)
-    shutil.copytree(build.folder / "denoiser" / "tokenizer", BUNDLED / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(build.small.with_name("tokenizer"), BUNDLED / "tokenizer", dirs_exist_ok=True)
     files = sorted(BUNDLED.glob("*.safetensors"))
     hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     (BUNDLED / "checksums.json").write_text(json.dumps(hashes, indent=1) + "\n")  # install.py checks them

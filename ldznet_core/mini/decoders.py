@@ -23,6 +23,7 @@ from ..training.loop import Plan
 from ..training.task import Settings
 from .bank import Recipe, bank
 from .denoiser import encode_all
+from .styles import Looks
 from .world import Scene
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ ABSENT = 0.12  # share of phrases that name something that is not there
 TIMESTEPS = (300, 500)
 FEATURE_TEXTS = {"phrase": 0.5, "caption": 0.3, "empty": 0.2}  # shares of examples whose features are read under each
 TRAINING_COUNTS = (0.2, 0.45, 0.35)
+LOOKS = Looks(things=0.5, pictures=0.4)
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,17 @@ class SceneExamples:
 
 
 def train_kind(
-    kind: str, seed: int, backbone: LDMBackbone, data: Phrases, path: Path, plan: Plan, batch: int
+    kind: str, seed: int, backbone: LDMBackbone, data: Phrases, path: Path, plan: Plan, batch: int,
+    start: MaskDecoder | None = None,
 ) -> None:
-    """Train a decoder of a kind, from the miniature's own UNet on, and write it to `path`."""
+    """Train a decoder of a kind, from the miniature's own UNet or from `start` on, and write it to `path`."""
     model, size = backbone.model, data.images.shape[1]
     torch.manual_seed(seed)
-    decoder = MaskDecoder(DecoderConfig(kind, model.unet.config, grid=size // 8, head_channels=HEAD_CHANNELS))
-    decoder.init_from(model.unet)
-    training = {"data": "miniature world, train split"}
+    decoder = start
+    if decoder is None:
+        config = DecoderConfig(kind, model.unet.config, grid=size // 8, head_channels=HEAD_CHANNELS)
+        decoder = MaskDecoder(config).init_from(model.unet)
+    training = {"data": "miniature world, train split, with looks"}
     info = DecoderInfo("mini", model.schedule.prediction, pixels=size * size, training=training)
     settings = Settings(batch, batch, ("{}", "a {}"), FEATURE_TEXTS, TIMESTEPS)
     dataset = SceneExamples(data, tuple(model.about["nouns"]), seed)
@@ -110,5 +115,7 @@ def blend(first: nn.Module, last: nn.Module, share: float) -> nn.Module:
 
 
 def training_data(pack: Path, model: LatentDiffusion, scenes: int, device: str = "cpu") -> Phrases:
-    recipe = Recipe(model.about["size"], len(model.about["nouns"]), counts=TRAINING_COUNTS)
-    return Phrases.of(bank(pack, recipe, scenes, seed=77), model, device)
+    """Scenes whose things and pictures have looks of their own: looks are what makes a decoder know things in styles
+    that it never saw."""
+    recipe = Recipe(model.about["size"], len(model.about["nouns"]), counts=TRAINING_COUNTS, looks=LOOKS)
+    return Phrases.of(bank(pack, recipe, scenes, seed=78), model, device)

@@ -23,6 +23,7 @@ from ..training.checkpoint import read_shards
 from ..training.hardware import compile_on_gpu
 from ..training.loop import Moment, Plan, train
 from .bank import Recipe, bank
+from .grow import grown
 from .vae import CONFIG as VAE_CONFIG
 from .words import vocabulary_words
 from .world import load_pack, nouns
@@ -39,10 +40,19 @@ CAPTION_DROPOUT = 0.1
 class Conditioned(nn.Module):
     """UNet and text encoder as one network, so that one optimiser and one average hold both."""
 
-    def __init__(self, vocabulary: int):
+    def __init__(self, unet: UNet, text: ClipText):
         super().__init__()
-        self.unet = UNet(UNET_CONFIG)
-        self.text = ClipText(TextConfig(vocabulary, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS))
+        self.unet, self.text = unet, text
+
+    @classmethod
+    def fresh(cls, vocabulary: int) -> "Conditioned":
+        return cls(UNet(UNET_CONFIG), ClipText(TextConfig(vocabulary, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS)))
+
+    @classmethod
+    def grown(cls, small: LatentDiffusion) -> "Conditioned":
+        """For pictures of twice the size. The text encoder stays as it is: what words mean is known, and a transformer
+        that was trained beside it can go on with it."""
+        return cls(grown(small.unet).requires_grad_(True), small.text.requires_grad_(False))
 
 
 def trained_vae(folder: Path, device: str) -> Autoencoder:
@@ -73,28 +83,33 @@ def spread_timesteps(batch: int) -> Tensor:
 
 
 def train_denoiser(
-    pack: Path, vae_folder: Path, folder: Path, plan: Plan, recipe: Recipe, scenes: int, batch: int, seed: int = 0
+    pack: Path, vae: Autoencoder, folder: Path, plan: Plan, recipe: Recipe, scenes: int, batch: int,
+    small: LatentDiffusion | None = None, seed: int = 0,
 ) -> None:
+    """Train a UNet and its text encoder on latents of `vae`, with checkpoints in `folder`; or, grown, the UNet of
+    `small`, which was trained on the same nouns and latents. Latents are brought to unit variance, by folding it into
+    `vae`, where nothing was trained on them before."""
     torch.manual_seed(seed)
     device = plan.device
     vocabulary = nouns(load_pack(pack), recipe.concepts)
     tokenizer = learn(vocabulary_words(vocabulary))
     tokenizer.save(folder / "tokenizer")
-    vae = trained_vae(vae_folder, device)
+    vae.to(device)
     latents, captions = [], []
     for part in range(0, scenes, 4000):  # in parts: the pictures of a large bank would not fit in memory
         drawn = bank(pack, recipe, min(4000, scenes - part), seed=1000 + part)
         latents.append(encode_all(vae, np.stack([s.image for s in drawn]), device))
         captions += [s.caption for s in drawn]
         log.info("encoded %d of %d scenes", len(captions), scenes)
-    latents = torch.cat(latents)
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    vae.normalise(mean, std)
-    z = (latents - mean[:, None, None]) / std[:, None, None]  # zero mean, unit variance: [N, 4, h, w]
+    z = torch.cat(latents) * vae.SCALE  # [N, 4, h, w]
+    if not small:
+        mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+        vae.normalise(mean / vae.SCALE, std / vae.SCALE)
+        z = (z - mean[:, None, None]) / std[:, None, None]
     tokens = torch.tensor([tokenizer.encode(c) for c in captions], device=device)
     empty = torch.tensor(tokenizer.encode(""), device=device)
 
-    network = Conditioned(len(tokenizer.vocabulary)).to(device)
+    network = (Conditioned.grown(small) if small else Conditioned.fresh(len(tokenizer.vocabulary))).to(device)
     compile_on_gpu(device, network.unet)
     schedule = Schedule.stable_diffusion("v")
 
@@ -114,9 +129,11 @@ def train_denoiser(
         network.load_state_dict({k: v.float() for k, v in averaged.items()})
         about = {
             "name": "mini", "family": "sd1", "prediction": "v", "num_heads": NUM_HEADS, "text_heads": TEXT_HEADS,
-            "size": recipe.size, "nouns": list(vocabulary),
-            "unet": asdict(UNET_CONFIG), "trained": {**trained, "samples": trained["steps"] * batch, "device": device},
+            "size": recipe.size, "nouns": list(vocabulary), "unet": asdict(network.unet.config),
+            "trained": {**trained, "samples": trained["steps"] * batch, "device": device},
         }
+        if small:
+            about["grown from"] = {"size": small.about["size"], **small.about["trained"]}
         model = LatentDiffusion(vae, network.text, network.unet, tokenizer, schedule, about)
         write(model, folder / "mini.safetensors")
         log.info("wrote %s", folder / "mini.safetensors")

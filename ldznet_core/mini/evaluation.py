@@ -50,6 +50,12 @@ def sweep_sets(about: dict, pack: Path, counts: tuple[int, int]) -> tuple[list[E
     )
 
 
+def calibration_set(about: dict, pack: Path, count: int) -> list[Example]:
+    """Examples of scenes of sprites and backgrounds of the val split, some of what is not there."""
+    recipe = Recipe(about["size"], len(about["nouns"]), None, ("val",), ("val",), COUNTS)
+    return examples(bank(pack, recipe, count, SEED + 3), about["nouns"])
+
+
 def examples(scenes: Sequence[Scene], nouns: Sequence[str] = ()) -> list[Example]:
     """An example for every noun in every scene; its mask holds all things of that noun. The first `ABSENT_SCENES` of
     the scenes that lack any of `nouns` get one more, for a noun that they lack."""

@@ -1,7 +1,6 @@
-"""Step `light`: light decoders on the miniature, trained in a world whose things and pictures have looks of their own.
+"""Step `light`: light decoders on the miniature, from the scenes that the others are trained on.
 
-Looks are what makes a decoder know things in styles that it never saw. Phrases of a scene share one pass of the UNet;
-a fifth of them name what other scenes show.
+Phrases of a scene share one pass of the UNet; a fifth of them name what other scenes show.
 """
 
 from dataclasses import dataclass
@@ -18,12 +17,9 @@ from ..decoders.light import LightDecoder, light_config
 from ..training.decoder import train_decoder
 from ..training.loop import Plan
 from ..training.task import Settings
-from .bank import Recipe, bank
-from .decoders import TRAINING_COUNTS, Phrases
-from .styles import Looks
+from .decoders import Phrases
 
 WIDTH = 48
-LOOKS = Looks(things=0.5, pictures=0.4)
 TIMESTEPS = (0, 300)
 SETTINGS = Settings(
     batch=36, at_once=36, templates=("{}", "a {}"), conditions={"empty": 0.7, "caption": 0.3}, timesteps=TIMESTEPS,
@@ -52,11 +48,13 @@ class ScenePhrases:
         return Example(phrase, self.data.mask(packed), latent=self.data.z[scene], caption=caption, picture=picture)
 
 
-def train_light(seed: int, backbone: LDMBackbone, data: Phrases, path: Path, plan: Plan) -> None:
-    """Train a light decoder on a frozen miniature and write it to `path`."""
+def train_light(
+    seed: int, backbone: LDMBackbone, data: Phrases, path: Path, plan: Plan, start: LightDecoder | None = None
+) -> None:
+    """Train a light decoder, a new one or `start`, on a frozen miniature and write it to `path`."""
     model, size = backbone.model, data.images.shape[1]
     torch.manual_seed(seed)
-    decoder = LightDecoder(light_config(model.unet.config, size, WIDTH))
+    decoder = start or LightDecoder(light_config(model.unet.config, size, WIDTH))
     backbone = LDMBackbone(model, plan.device)
     train_decoder(decoder, backbone, ScenePhrases(data), path, plan, info(model), SETTINGS, seed)
 
@@ -66,7 +64,3 @@ def info(model: LatentDiffusion) -> DecoderInfo:
     training = {"data": "miniature world, train split, with looks"}
     return DecoderInfo("mini", model.schedule.prediction, pixels=model.about["size"] ** 2, training=training)
 
-
-def training_data(pack: Path, model: LatentDiffusion, scenes: int, device: str = "cpu") -> Phrases:
-    recipe = Recipe(model.about["size"], len(model.about["nouns"]), counts=TRAINING_COUNTS, looks=LOOKS)
-    return Phrases.of(bank(pack, recipe, scenes, seed=78), model, device)

@@ -12,7 +12,7 @@ CPU_NOUNS = (
     "mushroom", "apple", "banana", "lemon", "strawberry", "watermelon", "pizza", "doughnut", "pumpkin", "house",
     "bus", "car", "rocket", "balloon", "star", "heart", "bell", "crown", "guitar", "umbrella",
 )
-"""What the 128-pixel miniature learns: simple shapes that most styles draw."""
+"""What the bundled miniature learns: simple shapes that most styles draw."""
 
 TEXTURES = ("grass", "brick", "gravel", "leaves", "wood")
 

@@ -110,7 +110,7 @@ def write_pack(path) -> None:
 
 def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     write_pack(tmp_path / "world.zip")
-    settings = build.Settings(64, 2, 1, 1, 1, 2, 1, 2, 8, 8, 1, 2, 2, 1e-3, 1e-3, 1, 8, 2)
+    settings = build.Settings(64, 2, 1, 1, 1, 1, 2, 1, 2, 1, 8, 8, 8, 1, 2, 2, 1e-3, 1e-3, 1, 8, 2)
     short = build.Build(tmp_path, settings, minutes=0.01, seeds=1)
     monkeypatch.setattr(build, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setattr(dit, "CONFIG", replace(dit.CONFIG, width=64, blocks=2))
@@ -119,24 +119,27 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     build.decoders(replace(short, minutes=None))
     monkeypatch.setattr(build, "run_jobs", build.train_jobs)  # its processes were at work for the others
     build.light(replace(short, minutes=None))
+    build.grow(short)
+    build.adapt(replace(short, minutes=None))
     monkeypatch.setattr(evaluation, "SETS", (evaluation.SEEN,))
     monkeypatch.setattr(build, "EVALUATION_SCENES", 3)
     build.evaluate(short)
     build.bundle(short)
 
     backbone = load_backbone(tmp_path / "bundled" / "mini.safetensors")
-    assert backbone.model.about["nouns"] == ["cat", "dog"]
+    assert backbone.model.about["nouns"] == ["cat", "dog"] and backbone.model.about["size"] == 128
     decoder = load_decoder(tmp_path / "bundled" / "ldznet.safetensors")
     assert decoder.info.metrics[evaluation.SEEN].keys() == {"miou", "iou_fg", "ap"}
-    assert decoder.info.training["steps"] == 2
+    assert decoder.info.training["steps"] == 1 and decoder.info.training["grown"]
+    assert load_decoder(tmp_path / "bundled" / "znet.safetensors").info.training["steps"] == 2
     light = load_decoder(tmp_path / "bundled" / "light.safetensors")
-    assert light.info.training["steps"] == 2 and light.info.metrics.keys() == decoder.info.metrics.keys()
+    assert light.info.training["steps"] == 1 and light.info.metrics.keys() == decoder.info.metrics.keys()
     assert {p.name for p in tmp_path.glob("*.png")} == {"vae.png", "samples.png", "samples-dit.png"}
     transformer = load_backbone(tmp_path / "bundled" / "mini-dit.safetensors")
     assert transformer.nouns == ("cat", "dog") and transformer.model.about["trained"]["steps"] >= 1
 
     decoders = [str(p) for p in sorted((tmp_path / "decoders").glob("*-0.safetensors"))]
-    asked = ["--pack", str(tmp_path / "world.zip"), "--model", str(tmp_path / "bundled" / "mini.safetensors")]
+    asked = ["--pack", str(tmp_path / "world.zip"), "--model", str(tmp_path / "denoiser" / "mini.safetensors")]
     asked += ["--decoders", *decoders, "--sets", evaluation.SEEN, "--scenes", "2", "--conditions"]
     assert cli.main(["evaluate", *asked, "--markdown"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
@@ -167,4 +170,4 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
 
 def test_packs_tell_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match="no pack at"):
-        build.vae(build.Build(tmp_path, build.SETTINGS[128], minutes=0.01))
+        build.vae(build.Build(tmp_path, build.SETTINGS["cpu"], minutes=0.01))

@@ -49,7 +49,7 @@ class LDZNetLoadMini(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    display_name="MODEL", tooltip="Draws at 128x128, dit at 256x256. Works in every stock node"
+                    display_name="MODEL", tooltip="Draws at 256x256. Works in every stock node"
                 ),
                 io.Clip.Output(display_name="CLIP", tooltip="The miniature's text encoder"),
                 io.Vae.Output(display_name="VAE", tooltip="The miniature's VAE"),

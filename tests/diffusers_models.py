@@ -10,7 +10,7 @@ from diffusers.loaders import single_file_utils as convert
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ldznet_core.checkpoints.tokenizer import LENGTH, ClipTokenizer
-from ldznet_core.networks.unet import UNet
+from ldznet_core.networks.unet import UNet, UNetConfig
 
 FOUR = {
     "block_out_channels": (32, 32, 64, 64),
@@ -47,6 +47,15 @@ VAE = {
 PREDICTIONS = {"sd1": "epsilon", "sd2": "v_prediction", "sdxl": "epsilon"}
 SCALES = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def block_types(config: UNetConfig) -> dict[str, tuple[str, ...]]:
+    """What diffusers calls the levels of a UNet of our config, with and without attention."""
+    attends = [level in config.attention_levels for level in range(len(config.channel_mult))]
+    return {
+        "down_block_types": tuple("CrossAttnDownBlock2D" if one else "DownBlock2D" for one in attends),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if one else "UpBlock2D" for one in reversed(attends)),
+    }
 
 
 def save(folder, unet, vae, encoders, tokenizer, prediction) -> None:

@@ -34,7 +34,7 @@ class Studio:
 
         positive = options.get("positive") or self.prompt("a pumpkin on a blue background")
         negative = options.get("negative") or self.prompt("")
-        latent = options.get("latent") or {"samples": torch.zeros(1, 4, 16, 16)}
+        latent = options.get("latent") or {"samples": torch.zeros(1, 4, 32, 32)}
         return nodes.KSampler().sample(
             model or self.model, seed, steps, cfg, sampler, scheduler, positive, negative, latent,
             options.get("denoise", 1.0),

@@ -7,6 +7,7 @@ Each file holds what one command measured: `command` (`how` where it is none), `
 - `facts`: by name `measured`, with `goal` and `met` where there was a goal, and a `command` of its own;
 - `settings`: by name the value that was `chosen`, and the scores of every value that was `tried`;
 - other tables, by their names.
+`miniature` is the side of the pictures of the miniature that was measured, where another than the bundled one was.
 """
 
 import json
@@ -22,10 +23,12 @@ not shown here among them. Everything was measured with the bundled miniature on
 were random. Nothing was measured on trained weights of Stable Diffusion, and no time was taken on a GPU. Scores are \
 percent. Goals for scores are the gains that the paper reports, or our own. [Decisions](decisions.md) says what the \
 figures mean and what was decided on them.
+
+† was measured with the miniature that was bundled before, which drew 128 pixels, and not yet again.
 """
 # Files of each table, in the order of its rows.
 FACTS = (
-    "build", "evaluate_seeds", "light_seeds", "light_alone", "light", "evaluate_bundled", "evaluate_light",
+    "build", "grow", "evaluate_seeds", "light_seeds", "light_alone", "light", "evaluate_bundled", "evaluate_light",
     "evaluate_methods", "distil", "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
     "recognise", "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
@@ -84,11 +87,15 @@ def compare(title: str, name: str, columns: dict[str, tuple[str, str]], *results
 def how(name: str, result: Result) -> str:
     """What to run, or the section that says so where the command is long."""
     section = SECTIONS.get(name)
-    return f"[{section}](#{section.lower().replace(' ', '-')})" if section else code(result)
+    return f"[{section}](#{section.lower().replace(' ', '-')}){mark(result)}" if section else code(result)
 
 
 def code(result: Result) -> str:
-    return f"`{result['command']}`" if "command" in result else result["how"]
+    return (f"`{result['command']}`" if "command" in result else result["how"]) + mark(result)
+
+
+def mark(result: Result) -> str:
+    return " †" if "miniature" in result else ""
 
 
 def facts(results: dict[str, Result], goals: bool) -> Iterator[Line]:

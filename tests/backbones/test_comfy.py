@@ -213,7 +213,7 @@ def test_a_flux_of_unknown_structure_is_refused_by_name(pack_nodes, mini, core, 
 
 def test_a_vae_of_sixteen_channels_is_refused(pack_nodes, mini, core):
     vae = SimpleNamespace(encode=lambda image: torch.zeros(1, 16, image.shape[1] // 8, image.shape[2] // 8))
-    with pytest.raises(core("errors").InputError, match=r"VAE makes latents of shape \[1, 16, 16, 16\].*came with"):
+    with pytest.raises(core("errors").InputError, match=r"VAE makes latents of shape \[1, 16, 32, 32\].*came with"):
         pack_nodes["LDZNetSegment"].execute(mini.model, mini.clip, mini.decoder, "cat", image=park(), vae=vae)
 
 

@@ -110,9 +110,9 @@ def test_calls_split_for_want_of_memory_are_put_right(watched, mini, monkeypatch
 
 def test_a_batch_has_a_row_an_image_and_may_be_parted_and_shuffled(watched, mini, find):
     model, capture = watched
-    latent = mini.sample(model, steps=20, latent={"samples": torch.zeros(3, 4, 16, 16)})
+    latent = mini.sample(model, steps=20, latent={"samples": torch.zeros(3, 4, 32, 32)})
     masks = find(capture, latent, "pumpkin | star")
-    assert masks.shape == (6, 128, 128)
+    assert masks.shape == (6, 256, 256)
     samples = latent["samples"]
     swapped = find(capture, {"samples": samples[[2, 0]]}, "pumpkin | star")
     assert torch.allclose(swapped, masks[[4, 5, 0, 1]], atol=1e-4)
@@ -126,10 +126,10 @@ def test_a_prompt_for_a_part_of_the_picture_does_not_stand_for_the_whole(watched
     both = nodes.ConditioningCombine().combine(area, mini.prompt("a pumpkin on a blue background"))[0]
     latent = mini.sample(model, steps=20, positive=both)
     features = capture.features(latent["samples"])
-    assert features.maps[0].shape[-2:] == (4, 4)
+    assert features.maps[0].shape[-2:] == (8, 8)
     alone = mini.sample(model, steps=20, positive=area)
     assert capture.features(alone["samples"]) is None  # no call saw the whole latent: an extra pass is needed
-    assert find(capture, alone).shape == (1, 128, 128) and passes == [1]
+    assert find(capture, alone).shape == (1, 256, 256) and passes == [1]
 
 
 def test_nodes_that_change_tensors_in_place_do_not_change_what_was_captured(watched, mini, core):
@@ -215,8 +215,8 @@ def test_an_interrupted_run_leaves_nothing(watched, mini, engine, find):
 
     with pytest.raises(engine.model_management.InterruptProcessingException):
         engine.sample.sample(
-            model, torch.randn(1, 4, 16, 16), 20, 3.0, "euler", "normal", mini.prompt("cat"), mini.prompt(""),
-            torch.zeros(1, 4, 16, 16), callback=interrupt, disable_pbar=True,
+            model, torch.randn(1, 4, 32, 32), 20, 3.0, "euler", "normal", mini.prompt("cat"), mini.prompt(""),
+            torch.zeros(1, 4, 32, 32), callback=interrupt, disable_pbar=True,
         )  # fmt: skip
     assert list(capture.runs) == stored and capture.bytes == held and hooks(mini.unet) == 0
     again = mini.sample(model, seed=0, steps=20)
@@ -262,10 +262,10 @@ def test_a_compiled_model_is_captured_or_read_in_an_extra_pass(pack_nodes, mini,
 def test_inpainting_is_captured(watched, mini, find, passes):
     model, capture = watched
     latent = mini.sample(seed=0, steps=20)
-    mask = torch.zeros(1, 128, 128)
-    mask[:, :64] = 1
+    mask = torch.zeros(1, 256, 256)
+    mask[:, :128] = 1
     inpainted = mini.sample(model, seed=5, steps=20, latent={**latent, "noise_mask": mask})
-    assert find(capture, inpainted).shape == (1, 128, 128) and passes == []
+    assert find(capture, inpainted).shape == (1, 256, 256) and passes == []
 
 
 def test_two_stages_are_captured_each_for_itself(watched, mini, find, passes):
@@ -273,7 +273,7 @@ def test_two_stages_are_captured_each_for_itself(watched, mini, find, passes):
 
     model, capture = watched
     prompts = (mini.prompt("a pumpkin on a blue background"), mini.prompt(""))
-    blank = {"samples": torch.zeros(1, 4, 16, 16)}
+    blank = {"samples": torch.zeros(1, 4, 32, 32)}
     stage = nodes.KSamplerAdvanced().sample
     draft = stage(model, "enable", 0, 20, 3.0, "euler", "normal", *prompts, blank, 0, 8, "enable")[0]
     final = stage(model, "disable", 0, 20, 3.0, "euler", "normal", *prompts, draft, 8, 20, "disable")[0]
@@ -284,14 +284,14 @@ def test_the_memory_of_a_capture_is_bounded_and_small(watched, mini, core):
     model, capture = watched
     limits = core("backbones.comfy_capture")
     for seed in range(3):
-        mini.sample(model, seed=seed, latent={"samples": torch.zeros(4, 4, 16, 16)})
+        mini.sample(model, seed=seed, latent={"samples": torch.zeros(4, 4, 32, 32)})
     maps = sum(m.numel() * 4 for m in capture.features(mini.sample(model)["samples"]).maps)
     # What five layers ask the text with, and one its own picture with, at 16 x 16 positions of 64 channels; and for
     # light decoders what five layers ask with there, and five at 8 x 8, and the maps after them.
     queries = (5 + 2) * 16 * 16 * 64 * 4 + 2 * 5 * (16 * 16 + 8 * 8) * 64 * 4
-    assert (maps, queries) == (34816, 1277952) and capture.bytes == 13 * (maps + queries)
+    assert (maps, queries) == (73728, 1277952) and capture.bytes == 13 * (maps + queries)
     for seed in range(3, 6):
-        mini.sample(model, seed=seed, latent={"samples": torch.zeros(4, 4, 16, 16)})
+        mini.sample(model, seed=seed, latent={"samples": torch.zeros(4, 4, 32, 32)})
     assert len(capture.runs) == 25 and capture.bytes == 25 * maps + limits.QUERIES_KEPT * queries
 
     def asked():
@@ -307,7 +307,7 @@ def test_the_memory_of_a_capture_is_bounded_and_small(watched, mini, core):
 def test_a_decoder_without_features_needs_no_capture(watched, mini, find, pack_nodes, passes):
     znet = pack_nodes["LDZNetLoadDecoder"].execute("miniature: znet (bundled)").args[0]
     masks = find(watched[1], mini.sample(steps=20), decoder=znet)
-    assert passes == [] and masks.shape == (1, 128, 128)
+    assert passes == [] and masks.shape == (1, 256, 256)
 
 
 def test_masks_have_the_size_of_an_image_that_is_given(watched, mini, find):

@@ -103,7 +103,7 @@ def test_a_text_is_a_row(backbone):
 def test_maps_come_from_one_pass_that_ends_early_and_leaves_no_hook(backbone, z):
     able(backbone, "features")
     taps, text = backbone.unet_config.taps, backbone.embed(["cat", "apple"])
-    after = backbone.transformer("output_blocks.11" if len(backbone.unet_config.channel_mult) == 4 else taps[-1])
+    after = backbone.transformer(backbone.unet_config.transformers[-1])
     calls = []
     handle = after.register_forward_hook(lambda *given: calls.append(1))
     features = backbone.extract(z, text, taps, timestep=350, seed=3)

@@ -31,7 +31,18 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 from diffusers import AutoencoderKL  # noqa: E402
 from diffusers.loaders import single_file_utils as convert  # noqa: E402
-from diffusers_models import FOUR, PREDICTIONS, SCALES, UNETS, VAE, save, save_model, text_sizes, theirs_of  # noqa: E402
+from diffusers_models import (  # noqa: E402
+    FOUR,
+    PREDICTIONS,
+    SCALES,
+    UNETS,
+    VAE,
+    block_types,
+    save,
+    save_model,
+    text_sizes,
+    theirs_of,
+)  # fmt: skip
 from transformers import CLIPTextModel  # noqa: E402
 
 INFO = {"pixels": 64 * 64, "templates": ("a photo of a {}.",)}
@@ -318,7 +329,7 @@ def test_the_miniature_as_a_folder_gives_the_same_masks_and_drawings(tmp_path, m
     sizes = model.unet.config
     widths = tuple(sizes.model_channels * m for m in sizes.channel_mult)
     unet = theirs_of(model.unet, {
-        **FOUR, "block_out_channels": widths, "attention_head_dim": sizes.num_heads,
+        **FOUR, **block_types(sizes), "block_out_channels": widths, "attention_head_dim": sizes.num_heads,
         "cross_attention_dim": sizes.context_dim,
     })  # fmt: skip
     vae_sizes = {**VAE, "block_out_channels": (64,) * 4, "layers_per_block": 0}

@@ -8,6 +8,7 @@ from ldznet_core import load_backbone
 pytest.importorskip("diffusers")
 from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: E402
 from diffusers.loaders import single_file_utils as convert  # noqa: E402
+from diffusers_models import block_types  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +20,7 @@ def model():
 def test_the_unet_predicts_the_same(model):
     sizes = {
         "block_out_channels": tuple(model.unet.config.model_channels * m for m in model.unet.config.channel_mult),
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        **block_types(model.unet.config),
         "cross_attention_dim": model.unet.config.context_dim,
         "attention_head_dim": model.unet.config.num_heads,  # what diffusers calls it
         "layers_per_block": 2,

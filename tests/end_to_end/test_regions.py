@@ -47,15 +47,15 @@ def first(serve):
 
 
 def changes(plain: np.ndarray, region: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """How much pictures [2, 128, 128, 3] differ in the mean, 0..255, where WORDS are: [2, 2]."""
-    change = np.abs(plain.astype(float) - region).max(-1)  # [2, 128, 128]
-    masks = masks[..., 0].reshape(2, len(WORDS), 128, 128) > 127
+    """How much pictures [2, 256, 256, 3] differ in the mean, 0..255, where WORDS are: [2, 2]."""
+    change = np.abs(plain.astype(float) - region).max(-1)  # [2, 256, 256]
+    masks = masks[..., 0].reshape(2, len(WORDS), 256, 256) > 127
     assert masks.mean((2, 3)).min() > 0.02, "each of them was drawn"
     return np.array([[picture[mask].mean() for mask in own] for picture, own in zip(change, masks, strict=True)])
 
 
 def test_the_pictures_differ_where_the_words_are(first):
-    assert first["plain"].shape == first["region"].shape == (2, 128, 128, 3)
+    assert first["plain"].shape == first["region"].shape == (2, 256, 256, 3)
     balloon, panda = changes(**first).T
     assert (balloon > 15).all() and (panda < 0.25 * balloon).all()
 

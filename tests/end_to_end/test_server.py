@@ -26,9 +26,9 @@ SD15 = [p for p in EXAMPLES if p not in MINIATURE and p.stem not in OTHERS]
 # Width and height of the pictures that a workflow saves, by their prefix; those of SD 1.5 made smaller.
 SIZES = {
     "miniature_generate_mask_inpaint_composite": {
-        "LD-ZNet/drawn": (128, 128), "LD-ZNet/inpainted": (128, 128), "LD-ZNet/composite": (128, 128)
+        "LD-ZNet/drawn": (256, 256), "LD-ZNet/inpainted": (256, 256), "LD-ZNet/composite": (256, 256)
     },
-    "several_phrases_label_map": {"LD-ZNet/labels": (256, 128 + 22), "LD-ZNet/overlay": (256, 128)},
+    "several_phrases_label_map": {"LD-ZNet/labels": (512, 256 + 37), "LD-ZNet/overlay": (512, 256)},
     "1_mask_by_words": {},
     "any_checkpoint_words_to_mask_no_decoder": {"LD-ZNet/inpainted": (128, 128)},
     "flux_words_to_mask_and_inpaint": {"LD-ZNet/inpainted": (128, 128)},

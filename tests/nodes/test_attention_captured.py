@@ -18,11 +18,11 @@ pytestmark = pytest.mark.usefixtures("as_comfyui_runs_nodes")
 def test_samplers_draw_the_same_and_every_image_is_remembered(watched, mini, sampler, scheduler, cfg, batch):
     model, capture = watched
     options = {"sampler": sampler, "scheduler": scheduler, "cfg": cfg, "steps": 8, "seed": 3}
-    blank = {"samples": torch.zeros(batch, 4, 16, 16)}
+    blank = {"samples": torch.zeros(batch, 4, 32, 32)}
     plain, latent = mini.sample(latent=blank, **options), mini.sample(model, latent=blank, **options)
     assert torch.equal(plain["samples"], latent["samples"]) and hooks(mini.unet) == 0
     queries = capture.queries(latent["samples"])
-    assert len(queries) == batch and queries.size == (16, 16) and queries.own
+    assert len(queries) == batch and queries.size == (32, 32) and queries.own
     assert all(q.isfinite().all() for q in queries.cross)
 
 
@@ -57,9 +57,9 @@ def test_a_capture_brings_its_own_model(watched, mini, find, engine, core):
 
 def test_a_batch_may_be_parted_and_shuffled(watched, mini, find):
     model, capture = watched
-    latent = mini.sample(model, steps=12, latent={"samples": torch.zeros(3, 4, 16, 16)})
+    latent = mini.sample(model, steps=12, latent={"samples": torch.zeros(3, 4, 32, 32)})
     masks = find("pumpkin | star", capture=capture, latent=latent)[0]
-    assert is_mask(masks, 6, 128, 128)
+    assert is_mask(masks, 6, 256, 256)
     swapped = find("pumpkin | star", capture=capture, latent={"samples": latent["samples"][[2, 0]]})[0]
     assert torch.allclose(swapped, masks[[4, 5, 0, 1]], atol=1e-4)
 
@@ -137,4 +137,4 @@ def test_rows_that_are_not_the_prompts_own_are_not_taken_for_it(pack_nodes, mini
     with caplog.at_level(logging.WARNING):
         masks = find("pumpkin", capture=capture, latent=latent)[0]
     assert passes == [noises, 1] and "the queries cost an extra pass" in caplog.text
-    assert is_mask(masks, 1, 128, 128) and hooks(mini.unet) == 0
+    assert is_mask(masks, 1, 256, 256) and hooks(mini.unet) == 0

@@ -58,7 +58,7 @@ def test_pictures_go_to_the_capture_node_and_mark_the_words(sent, capture, mini,
         assert picture.size == (512, 512) and metadata["prompt_id"] == "run"
         assert metadata["node_id"] == metadata["display_node_id"] == "7"
     picture, masks, phrases = seen[-1]
-    assert picture.shape == (128, 128, 3) and masks.shape == (2, 128, 128) and phrases == ["pumpkin", "panda"]
+    assert picture.shape == (256, 256, 3) and masks.shape == (2, 256, 256) and phrases == ["pumpkin", "panda"]
     drawn, inside = mini.vae.decode(latent["samples"])[0], masks[0] > 0.5
     warm = drawn[..., 0] - drawn[..., 2]  # a pumpkin is, its ground is blue
     assert 0.02 < inside.float().mean() < 0.6 and warm[inside].mean() > warm[~inside].mean() + 0.3
@@ -66,7 +66,7 @@ def test_pictures_go_to_the_capture_node_and_mark_the_words(sent, capture, mini,
 
 def test_a_batch_and_a_run_without_guidance_show_their_first_picture(sent, capture, mini):
     model = capture("pumpkin")
-    mini.sample(model, latent={"samples": torch.zeros(3, 4, 16, 16)})
+    mini.sample(model, latent={"samples": torch.zeros(3, 4, 32, 32)})
     mini.sample(model, cfg=1.0)
     assert len(sent) == 12
 

@@ -13,7 +13,7 @@ SAMPLERS = [
 
 
 def test_it_changes_the_picture_where_the_words_are(draw, changes, marked, light):
-    there, elsewhere = changes(draw(seed=6), draw(marked(decoder=light, feather=0.0), seed=6))
+    there, elsewhere = changes(draw(seed=5), draw(marked(decoder=light, feather=0.0), seed=5))
     assert there > 1 and elsewhere < 0.1 * there
 
 
@@ -31,8 +31,8 @@ def test_words_that_are_not_drawn_change_nothing(draw, marked, light):
 
 
 def test_each_picture_of_a_batch_has_its_own_region(draw, marked, light):
-    blank = {"samples": torch.zeros(4, 4, 16, 16)}
-    plain, steered = draw(latent=blank), draw(marked(decoder=light), latent=blank)
+    blank = {"samples": torch.zeros(4, 4, 32, 32)}
+    plain, steered = draw(latent=blank, seed=2), draw(marked(decoder=light), latent=blank, seed=2)
     places = ((plain - steered).abs().amax(1) > 0.5).flatten(1)
     assert places.any(1).all() and len({tuple(place) for place in places.tolist()}) == 4
 
@@ -88,7 +88,7 @@ def test_a_lora_acts_in_the_region_only(draw, changes, marked, mini, light):
     group.add(hook)
     hooked = comfy_hooks.set_hooks_for_conditioning(marked(decoder=light, feather=0.0), group)
     plain = draw()
-    there, elsewhere = changes(draw(seed=6), draw(hooked, seed=6))
+    there, elsewhere = changes(draw(seed=5), draw(hooked, seed=5))
     assert there > 1 and elsewhere < 0.2 * there
     assert torch.equal(draw(), plain)
 

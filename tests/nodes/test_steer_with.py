@@ -33,7 +33,7 @@ def controlnet(mini) -> Extension:
     sizes = mini.model.model.model_config.unet_config
     network = comfy.cldm.cldm.ControlNet(hint_channels=3, operations=comfy.ops.manual_cast, **sizes)
     control = comfy.controlnet.ControlNet(seed_weights(network, 1), load_device=mini.model.load_device)
-    hint = seeded("hint", (1, 128, 128, 3), 1).sigmoid()
+    hint = seeded("hint", (1, 256, 256, 3), 1).sigmoid()
 
     def applied(conditioning):
         return nodes.ControlNetApplyAdvanced().apply_controlnet(conditioning, [], control, hint, 0.2, 0.0, 1.0)[0]

@@ -21,6 +21,8 @@ import torch
 from ..backbones.load import load_backbone
 from ..backbones.torch_ldm import FileBackbone
 from ..checkpoints.bundled import BUNDLED
+from ..data.base import Example
+from ..decoders.base import Decoder
 from ..decoders.files import load_decoder, write_decoder
 from ..decoders.unet import KINDS
 from ..errors import InputError
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 BUNDLED_KINDS = ("ldznet", "znet")
 LIGHT, LIGHT_RATE = "light", 1e-3
 DIT_RATE = 1e-3
-ADAPTED, ADAPT_RATES = (LIGHT, "ldznet"), {LIGHT: 7e-4, "ldznet": 3e-4}
+ADAPTED = {LIGHT: 7e-4, "ldznet": 3e-4}  # decoders that grow, and the rates that they are trained on at
 CHECKPOINT, TRANSFORMER = "mini.safetensors", "mini-dit.safetensors"
 MUON = 5  # its rate over AdamW's: 12 does as well, 1 learns less than AdamW alone
 DRAWING_COUNTS = (0.6, 0.3, 0.1)  # shapes are learnt from single, large things
@@ -184,17 +186,24 @@ def adapt(build: Build) -> None:
     backbone = load_backbone(build.checkpoint)
     unet, size = backbone.model.unet, backbone.model.about["size"]
     data = training_data(build.pack, backbone.model, s.grow_scenes // 2)
-    small = {kind: load_decoder(decoder_file(build.folder, f"{kind}-blend")) for kind in ADAPTED}
-    plan = replace(build.plan(ADAPT_RATES[LIGHT], math.inf, 0.995), steps=s.adapt_steps, warm_up=50)
-    train_light(0, backbone, data, folder / f"{LIGHT}.safetensors", plan, grown_light(small[LIGHT], unet, size))
-    plan = replace(build.plan(ADAPT_RATES["ldznet"], math.inf, 0.995), steps=s.adapt_steps, warm_up=50)
-    start = grown_mask_decoder(small["ldznet"], unet)
-    train_kind("ldznet", 0, backbone, data, folder / "ldznet.safetensors", plan, s.decoder_batch, start)
     dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
-    for kind in ADAPTED:
-        decoder = load_decoder(folder / f"{kind}.safetensors")
-        training = {**decoder.info.training, "grown": True, "calibration": calibrate(backbone, decoder, dataset)}
-        write_decoder(decoder, replace(decoder.info, training=training), folder / f"{kind}.safetensors")
+    for kind, rate in ADAPTED.items():
+        path, small = folder / f"{kind}.safetensors", load_decoder(decoder_file(build.folder, f"{kind}-blend"))
+        plan = replace(build.plan(rate, math.inf, 0.995), steps=s.adapt_steps, warm_up=50)
+        if kind == LIGHT:
+            train_light(0, backbone, data, path, plan, grown_light(small, unet, size))
+        else:
+            start = grown_mask_decoder(small, unet)
+            train_kind(kind, 0, backbone, data, path, plan, s.decoder_batch, start)
+        write_calibrated(backbone, load_decoder(path), dataset, path, grown=True)
+
+
+def write_calibrated(
+    backbone: FileBackbone, decoder: Decoder, dataset: list[Example], path: Path, **about: float | bool
+) -> None:
+    """Calibrate a decoder and write it; its file says so, and `about`, with how it was trained."""
+    training = {**decoder.info.training, **about, "calibration": calibrate(backbone, decoder, dataset)}
+    write_decoder(decoder, replace(decoder.info, training=training), path)
 
 
 def bundled_decoder(build: Build, kind: str) -> Path:
@@ -283,9 +292,8 @@ def compared_and_bundled(build: Build, compared: Iterable[str], bundled: Iterabl
     dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
     for kind in bundled:
         first, last = (load_decoder(decoder_file(build.folder, f"{kind}-{end}")) for end in ("0", "long"))
-        decoder = blend(first, last, BLEND[kind])
-        training = {**last.info.training, "blend": BLEND[kind], "calibration": calibrate(backbone, decoder, dataset)}
-        write_decoder(decoder, replace(last.info, training=training), decoder_file(build.folder, f"{kind}-blend"))
+        path, decoder = decoder_file(build.folder, f"{kind}-blend"), blend(first, last, BLEND[kind])
+        write_calibrated(backbone, decoder, dataset, path, blend=BLEND[kind])
 
 
 def run_jobs(build: Build, jobs: list[Job]) -> None:

@@ -13,8 +13,9 @@ from validation import validation
 from ldznet_core import load_backbone, load_decoder
 from ldznet_core.evaluation.predictors import Decoded
 from ldznet_core.evaluation.tables import score
-from ldznet_core.mini.build import BUNDLED_KINDS, LIGHT, SETTINGS, Build, decoder_file
 from ldznet_core.mini.decoders import blend
+from ldznet_core.mini.steps import SETTINGS, Build
+from ldznet_core.mini.steps.mask_decoders import BUNDLED_KINDS, LIGHT, decoder_file
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEED = 2323

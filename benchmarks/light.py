@@ -25,9 +25,10 @@ from ldznet_core.evaluation.predictors import Decoded
 from ldznet_core.evaluation.tables import score
 from ldznet_core.mini import light
 from ldznet_core.mini.bank import Recipe, bank
-from ldznet_core.mini.build import LIGHT_RATE, SETTINGS, Build
 from ldznet_core.mini.decoders import LOOKS, TRAINING_COUNTS, Phrases
 from ldznet_core.mini.evaluation import OOD_STYLES, SEEN, UNSEEN, examples, scenes_of
+from ldznet_core.mini.steps import SETTINGS, Build
+from ldznet_core.mini.steps.mask_decoders import LIGHT_RATE
 from ldznet_core.networks.schedule import Schedule
 from ldznet_core.training.decoder import train_decoder
 

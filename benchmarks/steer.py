@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.backbones import sampling
 from ldznet_core.backbones.steering import Region
-from ldznet_core.mini.build import CLASSIFIER_EPOCHS, SETTINGS
 from ldznet_core.mini.recognise import recognise, train_classifier
+from ldznet_core.mini.steps import SETTINGS
+from ldznet_core.mini.steps.model import CLASSIFIER_EPOCHS
 from ldznet_core.segment.regions import reader
 
 STEPS = 15

@@ -27,18 +27,18 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 
     import torch
 
-    from ..mini import build
+    from ..mini import steps
     from ..training.loop import Paused
 
     logging.getLogger("ldznet_core").setLevel(logging.INFO)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = build.SETTINGS["cuda" if device.startswith("cuda") else "cpu"]
+    settings = steps.SETTINGS["cuda" if device.startswith("cuda") else "cpu"]
     if args.concepts:
         settings = replace(settings, concepts=args.concepts)
-    this = build.Build(args.folder, settings, device, args.minutes, args.stop_after, args.resume, args.seeds)
+    this = steps.Build(args.folder, settings, device, args.minutes, args.stop_after, args.resume, args.seeds)
     for step in STEPS if args.step == "all" else (args.step,):
         try:
-            getattr(build, step)(this)
+            getattr(steps, step)(this)
         except Paused as pause:
             yield str(pause)
             return

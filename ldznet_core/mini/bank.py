@@ -26,6 +26,7 @@ class Recipe:
     background_splits: tuple[str, ...] = ("train",)
     counts: tuple[float, float, float] = (0.3, 0.45, 0.25)
     looks: Looks | None = None
+    portraits: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -38,7 +39,8 @@ def compose_scenes(path: Path, recipe: Recipe, seed: int, count: int) -> list[Sc
     sprites = pack.select(nouns=nouns(pack, recipe.concepts), styles=recipe.styles, splits=recipe.splits)
     backgrounds = [b for b in pack.backgrounds if b.split in recipe.background_splits]
     rng = np.random.default_rng(seed)
-    return [compose(rng, sprites, backgrounds, recipe.size, recipe.counts, looks=recipe.looks) for _ in range(count)]
+    how = {"size": recipe.size, "counts": recipe.counts, "looks": recipe.looks, "portraits": recipe.portraits}
+    return [compose(rng, sprites, backgrounds, **how) for _ in range(count)]
 
 
 def bank(path: Path, recipe: Recipe, count: int, seed: int, workers: int | None = None) -> list[Scene]:

@@ -39,6 +39,7 @@ TINTS = {
 }
 
 MAX_ATTEMPTS = 200  # placements tried before compose gives up
+PORTRAIT_SCALE = (0.68, 0.92)  # of a thing that is alone in the middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +192,14 @@ def nouns(pack: Pack, count: int) -> tuple[str, ...]:
 
 def compose(
     rng: np.random.Generator, sprites, backgrounds, size=128, counts=(0.3, 0.45, 0.25), scale=None,
-    looks: Looks | None = None,
+    looks: Looks | None = None, portraits: bool = False,
 ) -> Scene:
     """A random scene of 1, 2 or 3 things (with the probabilities in counts).
 
     The noun is drawn first and then one of its sprites, so that nouns are balanced. scale=(low, high) sets
     the longest side as a share of size; without backgrounds only plain colours are used. With `looks` things and
-    pictures are restyled, and some pictures show nothing.
+    pictures are restyled, and some pictures show nothing. With `portraits` a thing that is alone is large and near the
+    middle, as people expect of a drawing of one thing.
     """
     if len(sprites) == 0:
         raise InputError("compose got no sprites: check the nouns, styles and splits that were selected")
@@ -218,12 +220,13 @@ def compose(
             raise InputError(
                 f"{number} things do not fit into {size} pixels at scale {scale}: make it smaller"
             )
-        shares = [_longest(rng, len(chosen), scale) for _ in chosen]
+        portrait = portraits and len(chosen) == 1
+        shares = [_longest(rng, len(chosen), PORTRAIT_SCALE if portrait else scale) for _ in chosen]
         patches = [_patch(rng, s, share, size) for s, share in zip(chosen, shares, strict=True)]
         if looks:
             chosen, patches = restyle_things(rng, chosen, patches, looks, size)
         alphas = np.zeros((len(chosen), size, size), np.float32)
-        corners = _places(rng, [p.shape[:2] for p in patches], size)
+        corners = _places(rng, [p.shape[:2] for p in patches], size, portrait)
         for alpha, patch, (top, left) in zip(alphas, patches, corners, strict=True):
             alpha[top : top + patch.shape[0], left : left + patch.shape[1]] = patch[..., 3]
         masks = visible_masks(alphas)
@@ -293,9 +296,11 @@ def _patch(rng, sprite: Sprite, share: float, size: int) -> np.ndarray:
     return patch
 
 
-def _places(rng, shapes, size: int) -> list[tuple[int, int]]:
+def _places(rng, shapes, size: int, portrait: bool) -> list[tuple[int, int]]:
     """Corners (top, left) that keep every patch inside and the overlaps small."""
-    if len(shapes) == 1:
+    if portrait:
+        centres = [rng.normal(0.5, 0.06, 2)]
+    elif len(shapes) == 1:
         centres = [rng.uniform(0, 1, 2)]  # (y, x), pushed inside below
     elif len(shapes) == 2:
         along = [rng.uniform(0.22, 0.32), rng.uniform(0.68, 0.78)]

@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from ldznet_core import InputError, cli, load_backbone, load_decoder
-from ldznet_core.mini import build, dit, evaluation
+from ldznet_core.mini import dit, evaluation, steps
 from ldznet_core.mini.decoders import blend
 from ldznet_core.mini.denoiser import weight
 from ldznet_core.mini.drawing import cut_out
 from ldznet_core.mini.pack import FORMAT
 from ldznet_core.mini.recognise import recognise
+from ldznet_core.mini.steps import bundling, mask_decoders
 from ldznet_core.networks.schedule import Schedule
 
 # ---- the loss ----
@@ -110,36 +111,40 @@ def write_pack(path) -> None:
 
 def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     write_pack(tmp_path / "world.zip")
-    settings = build.Settings(64, 2, 1, 1, 1, 1, 2, 1, 2, 1, 8, 8, 8, 1, 2, 2, 1e-3, 1e-3, 1, 8, 2)
-    short = build.Build(tmp_path, settings, minutes=0.01, seeds=1)
-    monkeypatch.setattr(build, "BUNDLED", tmp_path / "bundled")
+    settings = steps.Settings(64, 2, 1, 1, 1, 1, 2, 1, 2, 1, 1, 8, 8, 8, 1, 2, 2, 1e-3, 1e-3, 1, 8, 2)
+    short = steps.Build(tmp_path, settings, minutes=0.01, seeds=1)
+    monkeypatch.setattr(bundling, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setattr(dit, "CONFIG", replace(dit.CONFIG, width=64, blocks=2))
     for step in ("vae", "denoiser", "dit"):
-        getattr(build, step)(short)
-    build.decoders(replace(short, minutes=None))
-    monkeypatch.setattr(build, "run_jobs", build.train_jobs)  # its processes were at work for the others
-    build.light(replace(short, minutes=None))
-    build.grow(short)
-    build.adapt(replace(short, minutes=None))
+        getattr(steps, step)(short)
+    steps.decoders(replace(short, minutes=None))
+    monkeypatch.setattr(mask_decoders, "run_jobs", lambda work, *given: work(*given))  # processes worked for the others
+    steps.light(replace(short, minutes=None))
+    steps.grow(short)
+    steps.adapt(replace(short, minutes=None))
     monkeypatch.setattr(evaluation, "SETS", (evaluation.SEEN,))
-    monkeypatch.setattr(build, "EVALUATION_SCENES", 3)
-    build.evaluate(short)
-    build.bundle(short)
+    monkeypatch.setattr(mask_decoders, "EVALUATION_SCENES", 3)
+    steps.evaluate(short)
+    steps.bundle(short)
 
     backbone = load_backbone(tmp_path / "bundled" / "mini.safetensors")
     assert backbone.model.about["nouns"] == ["cat", "dog"] and backbone.model.about["size"] == 128
     decoder = load_decoder(tmp_path / "bundled" / "ldznet.safetensors")
     assert decoder.info.metrics[evaluation.SEEN].keys() == {"miou", "iou_fg", "ap"}
     assert decoder.info.training["steps"] == 1 and decoder.info.training["grown"]
-    assert load_decoder(tmp_path / "bundled" / "znet.safetensors").info.training["steps"] == 2
+    znet = load_decoder(tmp_path / "bundled" / "znet.safetensors")
+    assert znet.decoder_config.grid == 16 and znet.info.training["grown"]
+    assert {p.name for p in (tmp_path / "grown" / "decoders").glob("*-0.safetensors")} == {
+        "ldznet-0.safetensors", "light-0.safetensors", "rgbnet-0.safetensors", "znet-0.safetensors",
+    }
     light = load_decoder(tmp_path / "bundled" / "light.safetensors")
     assert light.info.training["steps"] == 1 and light.info.metrics.keys() == decoder.info.metrics.keys()
     assert {p.name for p in tmp_path.glob("*.png")} == {"vae.png", "samples.png", "samples-dit.png"}
     transformer = load_backbone(tmp_path / "bundled" / "mini-dit.safetensors")
     assert transformer.nouns == ("cat", "dog") and transformer.model.about["trained"]["steps"] >= 1
 
-    decoders = [str(p) for p in sorted((tmp_path / "decoders").glob("*-0.safetensors"))]
-    asked = ["--pack", str(tmp_path / "world.zip"), "--model", str(tmp_path / "denoiser" / "mini.safetensors")]
+    decoders = [str(p) for p in sorted((tmp_path / "grown" / "decoders").glob("*-0.safetensors"))]
+    asked = ["--pack", str(tmp_path / "world.zip"), "--model", str(tmp_path / "grown" / "mini.safetensors")]
     asked += ["--decoders", *decoders, "--sets", evaluation.SEEN, "--scenes", "2", "--conditions"]
     assert cli.main(["evaluate", *asked, "--markdown"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
@@ -165,9 +170,9 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     assert "no decoder of kind rgbnet among 1 files" in capsys.readouterr().err
 
     with pytest.raises(InputError, match="is missing, run the steps before"):
-        build.bundle(replace(short, folder=tmp_path / "elsewhere"))
+        steps.bundle(replace(short, folder=tmp_path / "elsewhere"))
 
 
 def test_packs_tell_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match="no pack at"):
-        build.vae(build.Build(tmp_path, build.SETTINGS["cpu"], minutes=0.01))
+        steps.vae(steps.Build(tmp_path, steps.SETTINGS["cpu"], minutes=0.01))

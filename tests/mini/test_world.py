@@ -80,6 +80,18 @@ def test_mask_matches_the_pixels_drawn():
         assert s.things[0].mask[top].any() and s.things[0].mask[:, right - 1].any()
 
 
+def test_a_portrait_is_large_and_near_the_middle_and_two_things_are_as_ever():
+    rng, sprites = np.random.default_rng(4), [square("cat"), square("dog")]
+    for _ in range(30):
+        left, top, right, bottom = compose(rng, sprites, [], size=64, counts=(1,), portraits=True).things[0].box
+        assert 0.6 * 64 <= max(right - left, bottom - top) <= 64
+        assert abs(left + right - 64) <= 24 and abs(top + bottom - 64) <= 24
+    with_it, without = (
+        compose(np.random.default_rng(5), sprites, [], size=64, counts=(0, 1), portraits=flag) for flag in (True, False)
+    )
+    np.testing.assert_array_equal(with_it.image, without.image)
+
+
 def test_compose_is_deterministic_and_keeps_its_inputs():
     sprites = [square("cat"), square("dog"), square("apple", "red"), square("apple", "green", (30, 200, 30))]
     before = [s.rgba.copy() for s in sprites]

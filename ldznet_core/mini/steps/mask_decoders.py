@@ -1,0 +1,166 @@
+"""Steps that make the decoders: from several seeds for the comparison, longer for the bundle, and their scores."""
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from ...backbones.load import load_backbone
+from ...backbones.torch_ldm import FileBackbone
+from ...data.base import Example
+from ...decoders.base import Decoder
+from ...decoders.files import load_decoder, write_decoder
+from ...decoders.unet import KINDS
+from ...evaluation.predictors import by_kind
+from .. import evaluation
+from ..calibration import calibrate
+from ..decoders import blend, train_kind, training_data
+from ..grow import grown_light, grown_mask_decoder
+from ..light import train_light
+from .settings import Build
+
+BUNDLED_KINDS = ("ldznet", "znet")
+LIGHT, LIGHT_RATE, GROWN_LIGHT_RATE, GROWN_RATE = "light", 1e-3, 7e-4, 3e-4
+BLEND = {"ldznet": 0.75, "znet": 0.5, LIGHT: 0.75}  # of the long way, as `benchmarks/blend.py` found best
+EVALUATION_SCENES, CALIBRATION_SCENES = 150, 80
+
+
+@dataclass(frozen=True)
+class Job:
+    """One decoder to train: a seed of the comparison, or (`long`) its longer-trained successor for the bundle."""
+
+    kind: str
+    seed: int
+    long: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-long" if self.long else f"{self.kind}-{self.seed}"
+
+
+def decoder_file(folder: Path, name: str) -> Path:
+    """Where a build keeps a decoder: `name` is its kind with a seed, `long` or `blend`."""
+    return folder / "decoders" / f"{name}.safetensors"
+
+
+def decoders(build: Build) -> None:
+    """Every kind from every seed, equally long; then the bundled kinds: on from seed 0, and a part of the way back."""
+    compared_and_bundled(build, KINDS, BUNDLED_KINDS)
+
+
+def light(build: Build) -> None:
+    """Light decoders, as `decoders` makes the others."""
+    compared_and_bundled(build, (LIGHT,), (LIGHT,))
+
+
+def compared_and_bundled(build: Build, compared: Iterable[str], bundled: Iterable[str]) -> None:
+    run_jobs(train_jobs, build, [Job(kind, seed) for seed in range(build.seeds) for kind in compared])
+    run_jobs(train_jobs, build, [Job(kind, 0, long=True) for kind in bundled])
+    backbone = load_backbone(build.small)
+    dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
+    for kind in bundled:
+        first, last = (load_decoder(decoder_file(build.folder, f"{kind}-{end}")) for end in ("0", "long"))
+        path, decoder = decoder_file(build.folder, f"{kind}-blend"), blend(first, last, BLEND[kind])
+        write_calibrated(backbone, decoder, dataset, path, blend=BLEND[kind])
+
+
+def adapt(build: Build) -> None:
+    """Decoders of the grown miniature, each grown out of one of the small one and trained on."""
+    compared = [Job(kind, seed) for seed in range(build.seeds) for kind in (*KINDS, LIGHT)]
+    run_jobs(adapt_jobs, build, compared + [Job(kind, 0, long=True) for kind in (*BUNDLED_KINDS, LIGHT)])
+    backbone, folder = load_backbone(build.grown), build.grown.parent
+    dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
+    for kind in (*BUNDLED_KINDS, LIGHT):
+        decoder = load_decoder(decoder_file(folder, f"{kind}-long"))
+        write_calibrated(backbone, decoder, dataset, bundled_decoder(build, kind), grown=True)
+
+
+def bundled_decoder(build: Build, kind: str) -> Path:
+    """The file of a decoder that is bundled."""
+    return build.grown.with_name(f"{kind}.safetensors")
+
+
+def write_calibrated(
+    backbone: FileBackbone, decoder: Decoder, dataset: list[Example], path: Path, **about: float | bool
+) -> None:
+    """Calibrate a decoder and write it; its file says so, and `about`, with how it was trained."""
+    training = {**decoder.info.training, **about, "calibration": calibrate(backbone, decoder, dataset)}
+    write_decoder(decoder, replace(decoder.info, training=training), path)
+
+
+def run_jobs(work: Callable[[Build, list[Job]], None], build: Build, jobs: list[Job]) -> None:
+    """Jobs one after the other on a GPU, one a core elsewhere: small networks gain little from a second thread."""
+    if torch.device(build.device).type != "cpu":
+        return work(build, jobs)
+    cores = min(len(jobs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn"), initializer=one_thread) as pool:
+        for done in [pool.submit(work, build, jobs[i::cores]) for i in range(cores)]:
+            done.result()
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+def train_jobs(build: Build, jobs: list[Job]) -> None:
+    s = build.settings
+    backbone = load_backbone(build.small)
+    data = training_data(build.pack, backbone.model, s.scenes)
+    for job in jobs:
+        path = decoder_file(build.folder, job.name)
+        if build.resume and path.is_file():
+            continue
+        if job.long and not path.with_suffix("").exists():
+            shutil.copytree(decoder_file(build.folder, f"{job.kind}-0").with_suffix(""), path.with_suffix(""))
+        if job.kind == LIGHT:
+            plan = build.plan(LIGHT_RATE, math.inf, 0.998)
+            short, long = s.light_steps, s.long_light_steps
+        else:
+            plan, short, long = build.plan(s.decoder_rate, math.inf, 0.995), s.mask_decoders, s.long_steps
+        if build.minutes is None:
+            plan = replace(plan, steps=long if job.long else short)
+        plan = replace(plan, resume=plan.resume or job.long)
+        if job.kind == LIGHT:
+            train_light(job.seed, backbone, data, path, plan)
+        else:
+            train_kind(job.kind, job.seed, backbone, data, path, plan, s.decoder_batch)
+
+
+def adapt_jobs(build: Build, jobs: list[Job]) -> None:
+    s, folder = build.settings, build.grown.parent
+    backbone = load_backbone(build.grown)
+    unet, size = backbone.model.unet, backbone.model.about["size"]
+    data = training_data(build.pack, backbone.model, s.scenes)
+    for job in jobs:
+        path = decoder_file(folder, job.name)
+        if build.resume and path.is_file():
+            continue
+        small = load_decoder(decoder_file(build.folder, f"{job.kind}-blend" if job.long else job.name))
+        plan = build.plan(GROWN_LIGHT_RATE if job.kind == LIGHT else GROWN_RATE, math.inf, 0.995)
+        plan = replace(plan, steps=s.adapt_steps if job.long else s.compare_steps, warm_up=50)
+        if job.kind == LIGHT:
+            train_light(job.seed, backbone, data, path, plan, grown_light(small, unet, size))
+        else:
+            train_kind(job.kind, job.seed, backbone, data, path, plan, s.decoder_batch, grown_mask_decoder(small, unet))
+
+
+def evaluate(build: Build) -> None:
+    """Score the decoders of the grown miniature on all sets, in the rows that `ldznet evaluate` prints: those of the
+    comparison in `evaluation.json`, those to be bundled in `bundled.json`."""
+    backbone = load_backbone(build.grown)
+    compared = sorted((build.grown.parent / "decoders").glob("*-[0-9].safetensors"))
+    chosen = [file for kind in (*BUNDLED_KINDS, LIGHT) if (file := bundled_decoder(build, kind)).is_file()]
+    for name, files in (("evaluation.json", compared), ("bundled.json", chosen)):
+        rows = []
+        for row in evaluation.table(backbone, by_kind(files), build.pack, evaluation.SETS, EVALUATION_SCENES):
+            rows.append(row.as_dict())
+            (build.folder / name).write_text(json.dumps(rows, indent=1))

@@ -250,12 +250,38 @@ class LightDecoder(nn.Module):
                 if source.level == level
             ]
             x = block(base, torch.cat(here, 1) if here else None, tokens, vector)
-        size = pixels.shape[-2:]
-        weights = F.interpolate(self.weights(x), size, mode="bilinear", align_corners=False)  # [N, E + 1, 4h, 4w]
-        pixels = pixels.repeat_interleave(each, 0)
-        logits = (weights[:, :-1] * pixels).sum(1, keepdim=True) + weights[:, -1:]
+        weights, level = self.weights(x).split([self.config.pixel_channels, 1], 1)
+        level = F.interpolate(level, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = stretched_product(weights, pixels) + level  # [N, 1, 4h, 4w]
         present = self.presence(torch.cat([x.mean((2, 3)), x.amax((2, 3)), vector, where_likely(x, logits)], 1))[:, 0]
         return F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False), present
+
+
+def stretched_product(weights: Tensor, pixels: Tensor) -> Tensor:
+    """Products over channels [N, 1, f h, f w] of pixels [B, C, f h, f w] and weights [N, C, h, w] of N / B phrases an
+    image, image-major, that are stretched to their size, bilinearly.
+
+    Between four positions of `weights` lies a block of f x f pixels. Each pixel is multiplied by the four and the
+    products are stretched, so that no weights of the pixels' size are made. Sizes that are no such multiple need them.
+    """
+    batch, channels, (h, w) = len(pixels), pixels.shape[1], weights.shape[-2:]
+    f = pixels.shape[-1] // w
+    if pixels.shape[-2:] != (f * h, f * w):
+        stretched = F.interpolate(weights, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        return (stretched.unflatten(0, (batch, -1)) * pixels[:, None]).sum(2).flatten(0, 1)[:, None]
+    before, after = f - f // 2, f // 2  # pixels outside the outer positions complete a block there
+    blocks = F.pad(pixels, (before, after, before, after)).unfold(2, f, f).unfold(3, f, f)  # [B, C, h + 1, w + 1, f, f]
+    blocks = blocks.permute(0, 2, 3, 4, 5, 1).reshape(-1, f * f, channels)
+    edged = F.pad(weights, (1, 1, 1, 1), mode="replicate").unflatten(0, (batch, -1))  # [B, N / B, C, h + 2, w + 2]
+    corners = edged.unfold(3, 2, 1).unfold(4, 2, 1)  # [B, N / B, C, h + 1, w + 1, 2, 2]
+    corners = corners.permute(0, 3, 4, 2, 1, 5, 6).reshape(len(blocks), channels, -1)
+    products = (blocks @ corners).unflatten(2, (-1, 4))  # [B (h + 1) (w + 1), f f, N / B, 4]
+    along = (torch.arange(f, device=pixels.device) + (0.5 if f % 2 == 0 else 0.0)) / f
+    along = torch.stack([1 - along, along], 1)  # [f, 2]
+    shares = torch.einsum("yi,xj->yxij", along, along).reshape(f * f, 1, 4).to(products)
+    products = (products * shares).sum(-1).unflatten(1, (f, f)).unflatten(0, (batch, h + 1, w + 1))
+    whole = products.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3).flatten(0, 1)  # [N, f (h + 1), f (w + 1)]
+    return whole[:, None, before : before + f * h, before : before + f * w]
 
 
 def where_likely(x: Tensor, logits: Tensor) -> Tensor:

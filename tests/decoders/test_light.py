@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.decoders.base import DecoderInfo
 from ldznet_core.decoders.files import write_decoder
-from ldznet_core.decoders.light import LightConfig, LightDecoder, light_config
+from ldznet_core.decoders.light import LightConfig, LightDecoder, light_config, stretched_product
 from ldznet_core.networks.unet import SD2, SDXL, UNetConfig
 from ldznet_core.segment.features import Keys, attention_logits
 
@@ -61,6 +62,18 @@ def test_attention_is_the_log_odds_of_a_word_against_the_empty_text():
     rest = torch.tensor(2.0).log()  # of two keys that are 0
     expected = torch.tensor([[[4.0, 8.0], [5.0, 10.0]], [[1.0, 2.0], [1.0, 2.0]]]) - rest
     assert torch.allclose(attention_logits(q, keys, heads=1), expected)  # mean over words, then their largest
+
+
+@pytest.mark.parametrize("height, width", [(24, 40), (12, 20), (9, 15), (6, 10), (3, 5), (13, 20), (24, 39)])
+def test_a_product_with_stretched_weights_is_that_of_weights_stretched_first(height, width):
+    pixels = torch.randn(2, 6, height, width, requires_grad=True)
+    weights = torch.randn(6, 6, 3, 5, requires_grad=True)
+    stretched = F.interpolate(weights, (height, width), mode="bilinear", align_corners=False)
+    expected = (stretched * pixels.repeat_interleave(3, 0)).sum(1, keepdim=True)
+    found, like = stretched_product(weights, pixels), torch.randn_like(expected)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for one, other in zip(*(torch.autograd.grad(x, (pixels, weights), like) for x in (found, expected)), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

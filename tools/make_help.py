@@ -29,7 +29,7 @@ NODES = {name: node.execute for name, node in engine.node_classes(engine.load_pa
 WORDS = ["panda", "pumpkin", "ladybug"]
 TEXT = "\n".join(WORDS)
 HEIGHT, NARROW = 250, 186  # of a row of three, of four or five
-STEPS = 20
+STEPS, SIDE = 20, 256  # of drawings
 
 Cells = list[tuple[str, Image.Image]]
 
@@ -59,7 +59,7 @@ class Miniature:
 def draw(mini: Miniature, caption: str, model=None, seed: int = 0, latent: dict | None = None) -> tuple[dict, Tensor]:
     """LATENT and IMAGE that KSampler samples for a caption, in the mask of `latent` where it has one."""
     positive, negative = (STOCK.CLIPTextEncode().encode(mini.clip, text)[0] for text in (caption, ""))
-    latent = latent or {"samples": torch.zeros(1, 4, 16, 16)}
+    latent = latent or {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
     (sampled,) = STOCK.KSampler().sample(
         model or mini.model, seed, STEPS, 3.0, "euler", "normal", positive, negative, latent
     )
@@ -183,7 +183,7 @@ def of_regions(mini: Miniature) -> Iterator[tuple[str, Cells]]:
     negative = STOCK.CLIPTextEncode().encode(mini.clip, "")[0]
 
     def drawn(positive: list, seed: int) -> Image.Image:
-        blank = {"samples": torch.zeros(1, 4, 16, 16)}
+        blank = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
         latent = STOCK.KSampler().sample(mini.model, seed, STEPS, 3.0, "euler", "normal", positive, negative, blank)[0]
         return shown(STOCK.VAEDecode().decode(mini.vae, latent)[0])
 

@@ -45,8 +45,12 @@ def score(build: Build, which: str, scenes: int, name: str) -> Rows:
     torch.set_num_threads(1)
     methods, backbone = (bundled(), "mini") if which == "bundled" else (seeds(build), build.grown)
     how = Evaluation(edges=which == "bundled")
-    found = table(load_backbone(backbone), methods, build.pack, (name,), scenes, how)
-    return [json.loads(json.dumps(row.as_dict()), parse_float=lambda digits: round(float(digits), 4)) for row in found]
+    return [rounded(row.as_dict()) for row in table(load_backbone(backbone), methods, build.pack, (name,), scenes, how)]
+
+
+def rounded(row: dict) -> dict:
+    """The same with four digits."""
+    return json.loads(json.dumps(row), parse_float=lambda digits: round(float(digits), 4))
 
 
 class Scores:

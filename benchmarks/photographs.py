@@ -28,7 +28,8 @@ from ldznet_core.imaging.sheets import sheet
 from ldznet_core.imaging.visualize import overlay
 from ldznet_core.mini.drawing import cut_out
 from ldznet_core.mini.evaluation import COUNTS, SEED, examples
-from ldznet_core.mini.world import COLOUR_RGB, Background, Scene, Sprite, compose, load_pack
+from ldznet_core.mini.sprites import Background, Sprite, load_pack
+from ldznet_core.mini.world import COLOUR_RGB, Scene, compose
 
 RESULT = Path(__file__).parent / "results" / "photographs.json"
 VIEWS = 3  # of each kind of apple

@@ -17,7 +17,8 @@ from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.data.base import Example
 from ldznet_core.evaluation.metrics import PhraseMetrics
 from ldznet_core.mini.evaluation import COUNTS, examples
-from ldznet_core.mini.world import compose, load_pack, nouns
+from ldznet_core.mini.sprites import load_pack, nouns
+from ldznet_core.mini.world import compose
 from ldznet_core.segment.tiles import blend, starts
 
 SIDE, SEED = 512, 4242

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ldznet_core.mini.world import TINTS, load_pack
+from ldznet_core.mini.sprites import load_pack
+from ldznet_core.mini.world import TINTS
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 PLACED = (("noto", "panda", 18, 112, 118), ("twemoji", "pumpkin", 134, 22, 106), ("noto", "ladybug", 152, 138, 88))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .sprites import load_pack, nouns
 from .styles import Looks
-from .world import Scene, compose, load_pack, nouns
+from .world import Scene, compose
 
 
 @dataclass(frozen=True)

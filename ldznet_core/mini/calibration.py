@@ -49,13 +49,13 @@ def calibrate(backbone: FileBackbone, decoder: Decoder, dataset: Sequence[Exampl
     """Fold the temperature that suits a data set into a decoder; what it is, and the error before and after."""
     logits, truth = pixels(backbone, decoder, dataset)
     found = temperature(logits, truth)
-    soften(decoder, found)
+    fold_in(decoder, found)
     before, after = (expected_error(one, truth) for one in (logits, logits / found))
     return {"temperature": round(found, 3), "error before": round(before, 4), "error": round(after, 4)}
 
 
 @torch.no_grad()
-def soften(decoder: Decoder, temperature: float) -> None:
+def fold_in(decoder: Decoder, temperature: float) -> None:
     """Divide the decoder's logits of masks by a temperature, in place."""
     layer = decoder.weights if isinstance(decoder, LightDecoder) else decoder.final[-1]
     layer.weight /= temperature

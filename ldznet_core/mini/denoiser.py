@@ -24,9 +24,9 @@ from ..training.hardware import compile_on_gpu
 from ..training.loop import Moment, Plan, train
 from .bank import Recipe, bank
 from .grow import grown
+from .sprites import load_pack, nouns
 from .vae import CONFIG as VAE_CONFIG
 from .words import vocabulary_words
-from .world import load_pack, nouns
 
 log = logging.getLogger(__name__)
 NUM_HEADS = 4

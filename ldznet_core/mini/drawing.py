@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..backbones.sampling import STEPS
 from ..backbones.torch_ldm import FileBackbone
+from .sprites import Background, Sprite
 from .words import article
-from .world import Background, Scene, Sprite, compose
+from .world import Scene, compose
 
 REDRAW_FROM = 200  # timestep: fine texture becomes the miniature's, shapes stay where they are
 GROUNDS = ("white", "blue", "green", "pink", "yellow", "purple")

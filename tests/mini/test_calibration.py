@@ -5,7 +5,7 @@ import torch
 
 from ldznet_core.decoders.light import LightDecoder, light_config
 from ldznet_core.decoders.unet import DecoderConfig, MaskDecoder
-from ldznet_core.mini.calibration import expected_error, soften, temperature
+from ldznet_core.mini.calibration import expected_error, fold_in, temperature
 from ldznet_core.networks.unet import UNetConfig
 
 UNET = UNetConfig(model_channels=32, channel_mult=(1, 1), attention_levels=(0,), num_heads=2, context_dim=8)
@@ -42,7 +42,7 @@ def test_logits_are_divided_by_the_temperature(kind):
         features = [*maps, *attention]
     with torch.no_grad():
         before = decoder(z, context, features)
-        soften(decoder, 2.0)
+        fold_in(decoder, 2.0)
         after = decoder(z, context, features)
     torch.testing.assert_close(after, before / 2)
     assert before.abs().max() > 0

@@ -11,7 +11,8 @@ from ldznet_core.evaluation.batches import batches
 from ldznet_core.evaluation.predictors import Undecoded
 from ldznet_core.mini import evaluation
 from ldznet_core.mini.evaluation import redrawn
-from ldznet_core.mini.world import Scene, Sprite, Thing
+from ldznet_core.mini.sprites import Sprite
+from ldznet_core.mini.world import Scene, Thing
 from ldznet_core.segment.methods import decoder_free
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ldznet_core.mini.sprites import Background, Sprite
 from ldznet_core.mini.styles import Looks
-from ldznet_core.mini.world import Background, Sprite, compose
+from ldznet_core.mini.world import compose
 
 
 @pytest.fixture

@@ -11,20 +11,9 @@ from PIL import Image
 from ldznet_core.errors import InputError
 from ldznet_core.mini.art import npm_pack
 from ldznet_core.mini.pack import FORMAT, dominant_colour, noun_of
+from ldznet_core.mini.sprites import Background, Pack, Sprite, load_pack, nouns
 from ldznet_core.mini.words import article, caption, clash, plural, vocabulary_words
-from ldznet_core.mini.world import (
-    COLOUR_RGB,
-    Background,
-    Pack,
-    Scene,
-    Sprite,
-    Thing,
-    _choose,
-    compose,
-    load_pack,
-    nouns,
-    visible_masks,
-)
+from ldznet_core.mini.world import COLOUR_RGB, Scene, Thing, _choose, compose, visible_masks
 
 
 def square(noun, colour=None, rgb=(200, 30, 30), side=16, split="train", style="noto"):

@@ -125,7 +125,7 @@ def fresh(*arguments: str) -> int:
 
 
 def main(rounds: int) -> None:
-    phrases_cost("miniature, 128 px", load_backbone("mini"), 16, MINI_ROUNDS)
+    phrases_cost("miniature, 256 px", load_backbone("mini"), 32, MINI_ROUNDS)
     backbone = RandomHost()
     phrases_cost("SD 1.5's sizes, 512 px", backbone, 64, rounds)
     z, empty, layers = torch.randn(1, 4, 64, 64), backbone.embed([""]), plan(backbone.unet_config, 64, 64)

@@ -26,7 +26,7 @@ def main(rounds: int) -> None:
         watched, capture = nodes["LDZNetCapture"].execute(model).args
         encode = backbone.nodes.CLIPTextEncode().encode
         prompts = [encode(clip, text)[0] for text in ("a pumpkin on a blue background", "")]
-        blank = {"samples": torch.zeros(1, 4, 16, 16)}
+        blank = {"samples": torch.zeros(1, 4, 32, 32)}
 
         def seconds(which) -> float:
             start = perf_counter()
@@ -43,7 +43,7 @@ def main(rounds: int) -> None:
             plain.append(times[model])
     print(f"{STEPS} steps without capture: {median(plain):.3f} s; with capture: {median(ratios):.3f} times that")
     print(f"(median of {rounds} interleaved pairs; middle half {sorted(ratios)[rounds // 4]:.3f} to "
-          f"{sorted(ratios)[-rounds // 4 - 1]:.3f})")
+          f"{sorted(ratios)[-(rounds // 4) - 1]:.3f})")
     print(f"{capture.bytes // len(capture.runs):,} bytes held per image")
 
 

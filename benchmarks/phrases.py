@@ -49,7 +49,7 @@ def operations(rows: int, phrases: int) -> dict[str, float]:
 
 def seconds(rounds: int) -> dict[str, float]:
     """Median seconds on the miniature, for one and for eight phrases, of the whole and of its UNet passes."""
-    backbone, z, times = load_backbone("mini"), torch.randn(1, 4, 16, 16), {}
+    backbone, z, times = load_backbone("mini"), torch.randn(1, 4, 32, 32), {}
     segmenters = {text: Segmenter(backbone, load_decoder("mini"), text) for text in ("empty", "phrase")}
     extract, spent = backbone.extract, [0.0]
 

@@ -46,7 +46,7 @@ def main(pairs: int, steps: int) -> None:
         without, shown = (capture.execute(model, clip, words).args[0] for words in ("", "panda, balloon"))
 
         def seconds(which) -> float:
-            blank, start = {"samples": torch.zeros(1, 4, 16, 16)}, process_time()
+            blank, start = {"samples": torch.zeros(1, 4, 32, 32)}, process_time()
             stock.nodes.KSampler().sample(which, 0, steps, 3.0, "euler", "normal", *prompts, blank, 1.0)
             return process_time() - start
 
@@ -64,7 +64,7 @@ def main(pairs: int, steps: int) -> None:
     ratios.sort()
     print(f"{steps} steps, {median(plain):.2f} s of the processor; {len(sent) / pairs:.1f} previews a run: "
           f"{median(ratios):.3f} times the run without (middle half {ratios[pairs // 4]:.3f} to "
-          f"{ratios[-pairs // 4 - 1]:.3f}, {pairs} pairs)")
+          f"{ratios[-(pairs // 4) - 1]:.3f}, {pairs} pairs)")
 
 
 if __name__ == "__main__":

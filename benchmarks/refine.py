@@ -1,6 +1,6 @@
 """What the edge step is worth: `python benchmarks/refine.py mini-build/world.zip [scenes]`.
 
-Scenes of the miniature's world at 256 pixels, masked by the bundled LD-ZNet (which works at 128) and refined at full
+Scenes of the miniature's world at 512 pixels, masked by the bundled LD-ZNet (which works at 256) and refined at full
 size. Mean IoU, IoU within 8 pixels of the true edge, and the boundary F-score at 3 pixels, before and after.
 """
 
@@ -18,7 +18,7 @@ from ldznet_core.mini.evaluation import examples
 from ldznet_core.segment.guided_filter import refine
 
 SPLITS = {"seen styles": ("train",), "unseen sprites": ("test",), "unseen styles": ("ood",)}
-SIZE, SEED, BAND, TOLERANCE = 256, 123, 8, 3
+SIZE, SEED, BAND, TOLERANCE = 512, 123, 8, 3
 
 
 def edge(mask: np.ndarray) -> np.ndarray:

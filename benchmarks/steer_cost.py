@@ -28,8 +28,8 @@ def main(pairs: int) -> None:
         base, change, negative = (
             encode(clip, text)[0] for text in ("a panda and a balloon on a blue background", "a heart", "")
         )
-        mask = torch.zeros(1, 128, 128)
-        mask[:, :64, 64:] = 1
+        mask = torch.zeros(1, 256, 256)
+        mask[:, :128, 128:] = 1
         set_words = nodes["LDZNetConditioningSetWords"].execute
         ways = {
             "Set Mask": stock.nodes.ConditioningSetMask().append(change, mask, "default", 1.0)[0],
@@ -39,7 +39,7 @@ def main(pairs: int) -> None:
         }
 
         def seconds(marked: list) -> float:
-            blank, start = {"samples": torch.zeros(1, 4, 16, 16)}, process_time()
+            blank, start = {"samples": torch.zeros(1, 4, 32, 32)}, process_time()
             stock.nodes.KSampler().sample(model, 0, STEPS, 3.0, "euler", "normal", base + marked, negative, blank, 1.0)
             return process_time() - start
 

@@ -65,18 +65,18 @@ def alone(backbone, batch: Batch) -> Answers:
 
 
 def layer_sets(config) -> Iterator[tuple[str, Plan]]:
-    """Every level alone (grids of 16, 8 and 4), two together as `plan` would weigh them, and halves of the finest."""
-    own = plan(config, 16, 16).own
+    """The coarser level alone, two together as `plan` would weigh them, and halves of the finer."""
+    fine, coarse = sorted(config.attention_levels)  # 16x16 and 8x8 positions
+    own = plan(config, 32, 32).own
 
     def group(level: int, kind: str = "") -> tuple[Layer, ...]:
         return tuple(layer for layer in layers(config, level) if layer.block.startswith(kind))
 
-    for level in sorted(config.attention_levels)[1:]:
-        yield f"cross-attention of {16 // 2**level}x{16 // 2**level} positions", Plan(((1.0, group(level)),), own)
-    yield "of 8x8 (0.7) and 16x16 (0.3)", Plan(((0.7, group(1)), (0.3, group(0))), own)
-    yield "of 8x8 (0.3) and 16x16 (0.7)", Plan(((0.3, group(1)), (0.7, group(0))), own)
-    yield "of 16x16, encoder only", Plan(((1.0, group(0, "input")),), own)
-    yield "of 16x16, decoder only", Plan(((1.0, group(0, "output")),), own)
+    yield "cross-attention of 8x8 positions", Plan(((1.0, group(coarse)),), own)
+    yield "of 8x8 (0.7) and 16x16 (0.3)", Plan(((0.7, group(coarse)), (0.3, group(fine))), own)
+    yield "of 8x8 (0.3) and 16x16 (0.7)", Plan(((0.3, group(coarse)), (0.7, group(fine))), own)
+    yield "of 16x16, encoder only", Plan(((1.0, group(fine, "input")),), own)
+    yield "of 16x16, decoder only", Plan(((1.0, group(fine, "output")),), own)
 
 
 def attention_variants(config) -> Iterator[tuple[str, Predictor]]:

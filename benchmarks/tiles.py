@@ -1,6 +1,6 @@
 """What going over a large picture in windows gains: `python benchmarks/tiles.py mini-build/world.zip [scenes]`.
 
-Scenes of two or three things on 512 pixels, sixteen times the area that the miniature works on, each asked also for a
+Scenes of two or three things on 1024 pixels, sixteen times the area that the miniature works on, each asked also for a
 thing that is not there. Small things take 6 to 18 percent of a side, large ones as much as in training. Prints scores
 of the whole picture alone, of the windows alone, of the higher of the two, and of what `--tiles` does: the whole counts
 as much as its peak.
@@ -21,7 +21,7 @@ from ldznet_core.mini.sprites import load_pack, nouns
 from ldznet_core.mini.world import compose
 from ldznet_core.segment.tiles import blend, starts
 
-SIDE, SEED = 512, 4242
+SIDE, SEED = 1024, 4242
 SCALES = {"small": (0.06, 0.18), "large": None}
 WAYS = {
     "whole picture": lambda whole, windows: whole,

@@ -90,13 +90,12 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
     choose_method(args)
     check_uses(args)
     check_folder(args.out)
-    check_draws(args.model)
     uses = ("composite", "inpainted")
     ends = endings(phrases, args.labels, reserved=uses)
     stem = choose_stem(caption, args.seed, stem_bytes(args.out, (*ends, *uses)))
     check_files([args.out / f"{stem}.png", *name_files(args.out, stem, (*ends, *uses))])
     backbone, decoder = open_model(args)
-    side = backbone.model.about.get("size", 512)
+    side = round(backbone.native_area**0.5)
     width, height = args.size or (side, side)
     capture, find = choose_reader(backbone, decoder, args, phrases, (height // 8, width // 8))
     regions = open_regions(backbone, decoder, args.region)
@@ -212,15 +211,6 @@ def check_caption(caption: str) -> str:
         raise InputError("the caption is empty: say what to draw, for example 'a cat on grass'")
     check_text(caption)
     return caption.strip()
-
-
-def check_draws(model: str) -> None:
-    """Refuses what only segments before it is loaded."""
-    if model != "mini" and Path(model).is_dir():
-        raise InputError(
-            f"a diffusers folder such as {model} segments only: to draw, give the model's .safetensors file, "
-            "or use ComfyUI"
-        )
 
 
 def parse_region(text: str) -> tuple[list[str], str]:

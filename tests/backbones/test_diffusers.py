@@ -248,6 +248,10 @@ def test_segment_on_the_command_line(folder, decoder, tmp_path, capsys, monkeypa
     assert not err and Image.open(json.loads(out)["phrases"][0]["mask"]).size == (40, 24)
     assert cli.main(["segment", "a.png", "--text", "cat", *model, "--dtype", "bfloat16"]) == 0
     capsys.readouterr()
+    monkeypatch.setattr(sampling, "STEPS", 2)
+    assert cli.main(["generate", "a cat", "--text", "cat", *model, "--size", "64x128"]) == 0
+    drawn = json.loads(capsys.readouterr().out)
+    assert Image.open(drawn["image"]).size == Image.open(drawn["phrases"][0]["mask"]).size == (64, 128)
     assert cli.main(["info", str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["taps"] == list(decoder.taps) and facts["parts"]["unet"] > facts["parts"]["text_encoder"]

@@ -254,12 +254,6 @@ def test_weights_in_several_files_or_half_precision(folder):
 # ---- the command line ----
 
 
-def test_generate_refuses_a_folder_before_it_is_loaded(folder, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["generate", "a cat", "--text", "cat", "--model", str(folder), "--decoder", "d"]) == 2
-    assert "segments only" in capsys.readouterr().err
-
-
 def test_info_of_a_folder(folder, capsys):
     assert cli.main(["info", str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

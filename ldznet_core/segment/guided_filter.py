@@ -76,9 +76,14 @@ def linear_fit(
 
 
 def box(x: Tensor, radius: int) -> Tensor:
-    """Mean over a square of 2 radius + 1, of what of it lies inside the picture."""
-    return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    """Mean over a square of 2 radius + 1, of what of it lies inside the picture: of each column, then of the means."""
+    for side, edge in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+        x = F.avg_pool2d(x, side, stride=1, padding=edge, count_include_pad=False)
+    return x
 
 
 def pool_max(x: Tensor, radius: int) -> Tensor:
-    return F.max_pool2d(x, 2 * radius + 1, stride=1, padding=radius)
+    """The largest value of such a square."""
+    for side, edge in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+        x = F.max_pool2d(x, side, stride=1, padding=edge)
+    return x

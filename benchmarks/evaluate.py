@@ -72,7 +72,7 @@ class Scores:
 
 def at_least(value: float, goal: float, shown: str) -> dict:
     """A fact with its goal, which has a sign where what is shown has one."""
-    return {"measured": shown, "goal": f"{goal:+g}" if shown[0] in "+-" else f"{goal:g}", "met": value >= goal}
+    return {"measured": shown, "goal": f"{goal:+g}" if goal and shown[0] in "+-" else f"{goal:g}", "met": value >= goal}
 
 
 def of_decoders(scores: Scores, about: str) -> Iterator[tuple[str, dict]]:

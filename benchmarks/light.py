@@ -38,7 +38,6 @@ RESULTS = Path(__file__).parent / "results"
 LEARNT = ("emojione", "emojione-v1", "fxemoji", "noto", "noto-v1", "twemoji")  # by the denoiser
 SEED, SCENES = 4242, 75  # of each set
 LATENT_ALONE, ALL_FEATURES = "nothing", "maps and attention by head"
-MAPS, ATTENTION = "maps", "attention by head"
 SCHEDULE = Schedule.stable_diffusion("v")
 
 
@@ -115,7 +114,7 @@ class Labels:
 
 LABELS = {
     "many": Labels("light", tuple(style for style in LEARNT if style != "fxemoji"), 6000),
-    "few": Labels("light_few", ("twemoji",), 150, (LATENT_ALONE, MAPS, ATTENTION, ALL_FEATURES)),
+    "few": Labels("light_few", ("twemoji",), 150, (LATENT_ALONE, ALL_FEATURES)),
 }
 
 
@@ -138,8 +137,8 @@ def choices(config: LightConfig) -> dict[str, LightDecoder]:
     return {
         LATENT_ALONE: LightDecoder(reading(config, maps=False, attention=False)),
         "nothing, trained with noise": Noised(reading(config, maps=False, attention=False)),
-        MAPS: LightDecoder(maps),
-        ATTENTION: LightDecoder(reading(config, maps=False, attention=True)),
+        "maps": LightDecoder(maps),
+        "attention by head": LightDecoder(reading(config, maps=False, attention=True)),
         ALL_FEATURES: LightDecoder(config),
         "maps and attention averaged over heads": Averaged(config),
         "maps and attention by head, no latent": WithoutLatent(config),

@@ -20,7 +20,9 @@ def commands() -> list[str]:
 def test_the_page_is_current():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert page == render_results.render(RESULTS), "run tools/render_results.py"
-    assert len(page.splitlines()) <= 220
+    assert len(page.splitlines()) <= 230
+    readme = render_results.README.read_text(encoding="utf-8")
+    assert readme == render_results.readme(readme, RESULTS), "run tools/render_results.py"
 
 
 def test_every_result_says_how_and_on_what_it_was_measured():
@@ -43,7 +45,7 @@ def test_every_goal_is_shown_with_its_verdict():
     goals = [what for r in RESULTS.values() for what, fact in r.get("facts", {}).items() if "goal" in fact]
     rows = {row[0]: row[3] for row in render_results.facts(RESULTS, goals=True)}
     assert sorted(rows) == sorted(goals)
-    assert rows["bundled LD-ZNet, new scenes, mIoU"] == "**missed**"
+    assert rows["autoencoder on 64 new scenes"] == "**missed**"
 
 
 def test_every_setting_shows_what_was_chosen():

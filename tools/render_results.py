@@ -1,4 +1,4 @@
-"""Renders docs/results.md from benchmarks/results/*.json.
+"""Renders docs/results.md, and the table of methods in README, from benchmarks/results/*.json.
 
     python tools/render_results.py
 
@@ -14,6 +14,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ldznet_core.mini.evaluation import OOD_STYLES as STYLES
+from ldznet_core.mini.evaluation import SEEN, UNSEEN
+
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
 INTRO = """# Results
@@ -28,23 +31,22 @@ figures mean and what was decided on them.
 """
 # Files of each table, in the order of its rows.
 FACTS = (
-    "build", "grow", "evaluate_seeds", "light_seeds", "light_alone", "light", "evaluate_bundled", "evaluate_light",
-    "evaluate_methods", "distil", "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
+    "build", "grow", "evaluate", "evaluate_seeds", "light_seeds", "light_alone", "light", "distil", "attention",
+    "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
     "recognise", "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
 SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels", "blend")
-SECTIONS = {
-    "evaluate_seeds": "Kinds of decoder", "evaluate_bundled": "Without a decoder",
-    "evaluate_methods": "Without a decoder",
-}  # fmt: skip
-STYLES = ("fluent-emoji-flat", "fluent-3d", "openmoji", "fluent-emoji-high-contrast")
-CONTROL_SETS = {  # what is shown of which sets
-    "seen styles, new scenes": ("iou", ["seen styles, new scenes"]),
-    "seen styles, unseen sprites": ("iou", ["seen styles, unseen sprites"]),
-    "the style left out": ("iou", ["style left out: fxemoji"]),
-    **{style: ("iou", [style]) for style in STYLES},
-    "mean of these four": ("iou", STYLES),
-    "absent, new scenes": ("absent", ["seen styles, new scenes"]),
+SECTIONS = {"evaluate_seeds": "Kinds of decoder", "evaluate": "Bundled decoders and methods without"}
+README, README_HEAD = ROOT / "README.md", "| method | passes for P phrases | new scenes | unseen emoji | absent |"
+METHODS = {  # README's: what it is called there, passes for P phrases, method and text
+    "mark every thing, whatever the word": ("0", "mark everything", ""),
+    "noise estimates": ("4 (P + 1)", "noise", "phrase"),
+    "attention": ("1, and a short one", "attention", "empty"),
+    "attention of the miniature transformer": ("1, and a short one", "transformer's attention", "empty"),
+    "attention, while sampling": ("a short one", "attention, captured", "caption"),
+    "ZNet, a decoder of the latent alone": ("P of the decoder", "znet", ""),
+    "LD-ZNet, a decoder of latent and feature maps": ("1, and P of the decoder", "ldznet", "phrase"),
+    "light, a decoder of 1 MB on latent, maps and attention: the default": ("1", "light", "empty"),
 }
 EDGES = "before and after the edge step"
 
@@ -84,6 +86,28 @@ def compare(title: str, name: str, columns: dict[str, tuple[str, str]], *results
     return table([title, *columns], lines)
 
 
+def readme_table(*results: Result) -> str:
+    """README's: mIoU before and after the edge step, and what is marked of the absent in new scenes."""
+    rows = {(r["set"], r["method"], r["text"], r["refined"]): r for result in results for r in result["rows"]}
+
+    def miou(dataset: str, *method: str) -> str:
+        pair = (rows.get((dataset, *method, refined)) for refined in (False, True))
+        return " → ".join(percent(row["miou"]) for row in pair if row)
+
+    lines = [README_HEAD, "|---" * README_HEAD.count(" | ") + "|---|"]
+    for name, (passes, *method) in METHODS.items():
+        absent = percent(rows[(SEEN, *method, False)]["false_area"])
+        lines.append(f"| {name} | {passes} | {miou(SEEN, *method)} | {miou(UNSEEN, *method)} | {absent} |")
+    return "\n".join(lines) + "\n"
+
+
+def readme(text: str, results: dict[str, Result]) -> str:
+    """README with its table made anew."""
+    before, after = text.split(README_HEAD)
+    table = readme_table(results["evaluate"], results["mini_dit"])
+    return before + table + after[after.index("\n\n") + 1 :]
+
+
 def how(name: str, result: Result) -> str:
     """What to run, or the section that says so where the command is long."""
     section = SECTIONS.get(name)
@@ -117,8 +141,14 @@ def settings(results: dict[str, Result]) -> Iterator[Line]:
             yield [what, " / ".join(shown), ", ".join(values), how(name, results[name])]
 
 
-def controlled(result: Result) -> Iterator[Line]:
+def controlled(result: Result) -> str:
     """What each choice of features scored: IoU at 0.5, of several sets their mean, and the absent of the last."""
+    others = [of for of in dict.fromkeys(row["set"] for row in result["rows"]) if of not in (SEEN, UNSEEN, *STYLES)]
+    columns = {
+        "styles that only the denoiser knew": ("iou", others), SEEN: ("iou", [SEEN]), UNSEEN: ("iou", [UNSEEN]),
+        **{style: ("iou", [style]) for style in STYLES},
+        "mean of these four": ("iou", STYLES), "absent, new scenes": ("absent", [SEEN]),
+    }  # fmt: skip
     scores = {(row["reads"], row["set"]): row for row in result["rows"]}
 
     def shown(values: list[dict[str, float]]) -> str:
@@ -126,8 +156,11 @@ def controlled(result: Result) -> Iterator[Line]:
         spread = values[0]["std"] if len(values) == 1 else 0
         return f"{mean:.1f} ± {spread:.1f}" if spread else f"{mean:.1f}"
 
-    for reads in dict.fromkeys(row["reads"] for row in result["rows"]):
-        yield [reads, *(shown([scores[reads, one][what] for one in sets]) for what, sets in CONTROL_SETS.values())]
+    lines = [
+        [reads, *(shown([scores[reads, one][what] for one in sets]) for what, sets in columns.values())]
+        for reads in dict.fromkeys(row["reads"] for row in result["rows"])
+    ]
+    return table(["reads", *columns], lines)
 
 
 def edges(result: Result) -> Iterator[Line]:
@@ -149,16 +182,17 @@ def blocks(rows: list[dict], others: dict[str, list[dict]], timestep: int) -> It
 
 
 def render(results: dict[str, Result]) -> str:
-    seeds, methods, bundled, refined = (
-        results[name] for name in ("evaluate_seeds", "evaluate_methods", "evaluate_bundled", "refine")
+    scores, photographs, seeds, refined = (
+        results[name] for name in ("evaluate", "photographs", "evaluate_seeds", "refine")
     )
-    light, transformer = results["evaluate_light"], results["mini_dit"]
-    light_seeds, controls = results["light_seeds"], results["light"]
+    transformer, light_seeds, controls = (results[name] for name in ("mini_dit", "light_seeds", "light"))
     baseline = {"mark everything": ("mark everything", "")}
     kinds = {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", ""), "light": ("light", "empty")}
     texts = {f"LD-ZNet, {text or 'no text'}": ("ldznet", text or "empty") for text in ("phrase", "caption", "")}
-    free = {"attention": ("attention", "empty"), "captured": ("attention, captured", "caption"), "noise": ("noise", "")}
-    free["transformer"] = ("transformer's attention", "empty")
+    free = {
+        "attention": ("attention", "empty"), "captured": ("attention, captured", "caption"),
+        "noise": ("noise", "phrase"), "transformer": ("transformer's attention", "empty"),
+    }  # fmt: skip
     decoders = {"light": ("light", "empty"), "LD-ZNet": ("ldznet", "phrase"), "ZNet": ("znet", "")}
     others = {"twice the positions to a side": results["sweep_positions"]["rows"]}
     return "\n".join([
@@ -178,16 +212,16 @@ def render(results: dict[str, Result]) -> str:
             "What light reads",
             f"{code(controls)}: IoU at 0.5 of light decoders that read this beside the latent, after "
             f"{controls['steps']} steps; seeds: {controls['rows'][0]['seeds']}. One style of training was left out.",
-            table(["reads", *CONTROL_SETS], list(controlled(controls))),
+            controlled(controls),
         ),
         section(
-            "Without a decoder",
-            f"{code(methods)}, for ZNet {code(bundled)}, for the light decoder {code(light)} and for the miniature "
-            f"transformer {code(transformer)}: the bundled decoders, attention and noise estimates, before and after "
-            "the edge step. Light has 0.5 million parameters, LD-ZNet and ZNet ten. *Absent* is the share of a picture "
-            "that is marked for a noun that is not there. What the miniature draws, each draws itself.",
-            compare("mIoU", "miou", decoders | free, methods, bundled, light, transformer),
-            compare("absent", "false_area", decoders | free, methods, bundled, light, transformer),
+            "Bundled decoders and methods without",
+            f"{code(scores)}, for the miniature transformer {code(transformer)}, for photographs {code(photographs)}: "
+            "before and after the edge step. Light has 0.5 million parameters, LD-ZNet and ZNet have six. *Absent* is "
+            "the share of a picture that is marked for a noun that is not there. What the miniature draws, each draws "
+            f"itself. Sets hold {scores['scenes']} scenes, that of photographs {photographs['scenes']}.",
+            compare("mIoU", "miou", baseline | decoders | free, transformer, scores, photographs),
+            compare("absent", "false_area", decoders | free, transformer, scores, photographs),
         ),
         section(
             "Settings",
@@ -207,7 +241,7 @@ def render(results: dict[str, Result]) -> str:
         ),
         section(
             "Edges",
-            f"{code(refined)}: masks of the bundled LD-ZNet at 256 pixels, before and after the edge step.",
+            f"{code(refined)}: masks of the bundled LD-ZNet on 512 pixels, before and after the edge step.",
             table(["set", *next(iter(refined[EDGES].values()))], list(edges(refined))),
         ),
         section(
@@ -218,4 +252,6 @@ def render(results: dict[str, Result]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(load()), encoding="utf-8")
+    found = load()
+    PAGE.write_text(render(found), encoding="utf-8")
+    README.write_text(readme(README.read_text(encoding="utf-8"), found), encoding="utf-8")

@@ -77,13 +77,18 @@ def linear_fit(
 
 def box(x: Tensor, radius: int) -> Tensor:
     """Mean over a square of 2 radius + 1, of what of it lies inside the picture: of each column, then of the means."""
-    for side, edge in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+    for side, edge in lines(radius):
         x = F.avg_pool2d(x, side, stride=1, padding=edge, count_include_pad=False)
     return x
 
 
 def pool_max(x: Tensor, radius: int) -> Tensor:
     """The largest value of such a square."""
-    for side, edge in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+    for side, edge in lines(radius):
         x = F.max_pool2d(x, side, stride=1, padding=edge)
     return x
+
+
+def lines(radius: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    """Kernel and padding of a column and of a row of 2 radius + 1: one after the other they pool a square."""
+    return ((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))

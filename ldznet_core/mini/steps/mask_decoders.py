@@ -20,9 +20,10 @@ from ...decoders.base import Decoder
 from ...decoders.files import load_decoder, write_decoder
 from ...decoders.unet import KINDS
 from ...evaluation.predictors import by_kind
+from ...training.loop import Plan
 from .. import evaluation
 from ..calibration import calibrate
-from ..decoders import blend, train_kind, training_data
+from ..decoders import Phrases, blend, train_kind, training_data
 from ..grow import grown_light, grown_mask_decoder
 from ..light import train_light
 from .settings import Build
@@ -125,14 +126,11 @@ def train_jobs(build: Build, jobs: list[Job]) -> None:
             plan = build.plan(LIGHT_RATE, math.inf, 0.998)
             short, long = s.light_steps, s.long_light_steps
         else:
-            plan, short, long = build.plan(s.decoder_rate, math.inf, 0.995), s.mask_decoders, s.long_steps
+            plan, short, long = build.plan(s.decoder_rate, math.inf, 0.995), s.decoder_steps, s.long_steps
         if build.minutes is None:
             plan = replace(plan, steps=long if job.long else short)
         plan = replace(plan, resume=plan.resume or job.long)
-        if job.kind == LIGHT:
-            train_light(job.seed, backbone, data, path, plan)
-        else:
-            train_kind(job.kind, job.seed, backbone, data, path, plan, s.decoder_batch)
+        train(build, job, backbone, data, path, plan)
 
 
 def adapt_jobs(build: Build, jobs: list[Job]) -> None:
@@ -147,10 +145,18 @@ def adapt_jobs(build: Build, jobs: list[Job]) -> None:
         small = load_decoder(decoder_file(build.folder, f"{job.kind}-blend" if job.long else job.name))
         plan = build.plan(GROWN_LIGHT_RATE if job.kind == LIGHT else GROWN_RATE, math.inf, 0.995)
         plan = replace(plan, steps=s.adapt_steps if job.long else s.compare_steps, warm_up=50)
-        if job.kind == LIGHT:
-            train_light(job.seed, backbone, data, path, plan, grown_light(small, unet, size))
-        else:
-            train_kind(job.kind, job.seed, backbone, data, path, plan, s.decoder_batch, grown_mask_decoder(small, unet))
+        start = grown_light(small, unet, size) if job.kind == LIGHT else grown_mask_decoder(small, unet)
+        train(build, job, backbone, data, path, plan, start)
+
+
+def train(
+    build: Build, job: Job, backbone: FileBackbone, data: Phrases, path: Path, plan: Plan, start: Decoder | None = None
+) -> None:
+    """Train the decoder of a job, a new one or `start`."""
+    if job.kind == LIGHT:
+        train_light(job.seed, backbone, data, path, plan, start)
+    else:
+        train_kind(job.kind, job.seed, backbone, data, path, plan, build.settings.decoder_batch, start)
 
 
 def evaluate(build: Build) -> None:

@@ -20,7 +20,7 @@ class Settings:
     vae_minutes: float
     denoiser_minutes: float
     grow_minutes: float
-    mask_decoders: int
+    decoder_steps: int
     long_steps: int
     light_steps: int
     long_light_steps: int

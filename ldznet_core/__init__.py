@@ -7,11 +7,11 @@
 from importlib import import_module
 
 _HOMES = {
-    "InputError": "errors",
-    "Segmenter": "segment.decoder",
-    "load_backbone": "backbones.load",
-    "load_decoder": "decoders.files",
-    "load_host": "backbones.load",  # the name that load_backbone had before
+    "InputError": "errors.InputError",
+    "Segmenter": "segment.decoder.Segmenter",
+    "load_backbone": "backbones.load.load_backbone",
+    "load_decoder": "decoders.files.load_decoder",
+    "load_host": "backbones.load.load_backbone",  # the name that it had before
 }
 __all__ = list(_HOMES)
 
@@ -20,4 +20,5 @@ def __getattr__(name: str):
     """The public names, found when first used: importing torch takes longer than printing a help text."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    module, _, attribute = _HOMES[name].rpartition(".")
+    return getattr(import_module(f".{module}", __name__), attribute)

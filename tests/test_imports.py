@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import ldznet_core
+
 CORE = Path(__file__).parents[1] / "ldznet_core"
 # Lowest first; wings on one line do not know each other.
 LEVELS = (
@@ -64,3 +66,10 @@ def test_only_evaluation_and_the_miniatures_build_import_scipy():
             if any(name.split(".")[0] == "scipy" for name in names):
                 users.add(module.relative_to(root).parts[:2])
     assert users == {("ldznet_core", "evaluation"), ("ldznet_core", "mini")}
+
+
+def test_every_public_name_is_there_and_the_old_one_means_the_new_one():
+    found = {name: getattr(ldznet_core, name) for name in ldznet_core.__all__}
+    assert found.keys() >= {"load_backbone", "load_host", "load_decoder", "Segmenter", "InputError"}
+    assert found["load_host"] is found["load_backbone"]
+    assert all(value.__name__ == name for name, value in found.items() if name != "load_host")

@@ -15,7 +15,7 @@ from ldznet_core.evaluation.predictors import Decoded
 from ldznet_core.evaluation.tables import score
 from ldznet_core.mini.decoders import blend
 from ldznet_core.mini.steps import SETTINGS, Build
-from ldznet_core.mini.steps.mask_decoders import BUNDLED_KINDS, LIGHT, decoder_file
+from ldznet_core.mini.steps.mask_decoders import BUNDLED_KINDS, decoder_file
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SEED = 2323
@@ -26,7 +26,7 @@ def main(folder: Path, count: int) -> None:
     sets = {sprites: validation(backbone, folder / "world.zip", count, SEED, sprites) for sprites in ("train", "val")}
     print("| decoder | share | " + " | ".join(f"{name} sprites: mIoU | absent: area" for name in sets) + " |")
     print("|---" * (2 + 2 * len(sets)) + "|")
-    for kind in (*BUNDLED_KINDS, LIGHT):
+    for kind in BUNDLED_KINDS:
         first, last = (load_decoder(decoder_file(folder, f"{kind}-{end}")) for end in ("0", "long"))
         for share in SHARES:
             decoder, cells = blend(first, last, share), []

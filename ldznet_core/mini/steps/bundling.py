@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...checkpoints.bundled import BUNDLED
 from ...decoders.files import load_decoder, write_decoder
 from ...errors import InputError
-from .mask_decoders import BUNDLED_KINDS, LIGHT, bundled_decoder
+from .mask_decoders import BUNDLED_KINDS, bundled_decoder
 from .settings import CHECKPOINT, TRANSFORMER, Build
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def bundle(build: Build) -> None:
     loaded from."""
     sources = {
         CHECKPOINT: build.grown,
-        **{f"{kind}.safetensors": bundled_decoder(build, kind) for kind in (*BUNDLED_KINDS, LIGHT)},
+        **{f"{kind}.safetensors": bundled_decoder(build, kind) for kind in BUNDLED_KINDS},
     }
     missing = [str(p) for p in sources.values() if not p.is_file()]
     if missing:

@@ -28,8 +28,9 @@ from ..grow import grown_light, grown_mask_decoder
 from ..light import train_light
 from .settings import Build
 
-BUNDLED_KINDS = ("ldznet", "znet")
-LIGHT, LIGHT_RATE, GROWN_LIGHT_RATE, GROWN_RATE = "light", 1e-3, 7e-4, 3e-4
+LIGHT = "light"
+BUNDLED_KINDS = ("ldznet", "znet", LIGHT)
+LIGHT_RATE, GROWN_LIGHT_RATE, GROWN_RATE = 1e-3, 7e-4, 3e-4
 BLEND = {"ldznet": 0.75, "znet": 0.5, LIGHT: 0.75}  # of the long way, as `benchmarks/blend.py` found best
 EVALUATION_SCENES, CALIBRATION_SCENES = 150, 80
 
@@ -54,7 +55,7 @@ def decoder_file(folder: Path, name: str) -> Path:
 
 def decoders(build: Build) -> None:
     """Every kind from every seed, equally long; then the bundled kinds: on from seed 0, and a part of the way back."""
-    compared_and_bundled(build, KINDS, BUNDLED_KINDS)
+    compared_and_bundled(build, KINDS, [kind for kind in BUNDLED_KINDS if kind in KINDS])
 
 
 def light(build: Build) -> None:
@@ -76,10 +77,10 @@ def compared_and_bundled(build: Build, compared: Iterable[str], bundled: Iterabl
 def adapt(build: Build) -> None:
     """Decoders of the grown miniature, each grown out of one of the small one and trained on."""
     compared = [Job(kind, seed) for seed in range(build.seeds) for kind in (*KINDS, LIGHT)]
-    run_jobs(adapt_jobs, build, compared + [Job(kind, 0, long=True) for kind in (*BUNDLED_KINDS, LIGHT)])
+    run_jobs(adapt_jobs, build, compared + [Job(kind, 0, long=True) for kind in BUNDLED_KINDS])
     backbone, folder = load_backbone(build.grown), build.grown.parent
     dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
-    for kind in (*BUNDLED_KINDS, LIGHT):
+    for kind in BUNDLED_KINDS:
         decoder = load_decoder(decoder_file(folder, f"{kind}-long"))
         write_calibrated(backbone, decoder, dataset, bundled_decoder(build, kind), grown=True)
 
@@ -164,7 +165,7 @@ def evaluate(build: Build) -> None:
     comparison in `evaluation.json`, those to be bundled in `bundled.json`."""
     backbone = load_backbone(build.grown)
     compared = sorted((build.grown.parent / "decoders").glob("*-[0-9].safetensors"))
-    chosen = [file for kind in (*BUNDLED_KINDS, LIGHT) if (file := bundled_decoder(build, kind)).is_file()]
+    chosen = [file for kind in BUNDLED_KINDS if (file := bundled_decoder(build, kind)).is_file()]
     for name, files in (("evaluation.json", compared), ("bundled.json", chosen)):
         rows = []
         for row in evaluation.table(backbone, by_kind(files), build.pack, evaluation.SETS, EVALUATION_SCENES):

@@ -19,6 +19,7 @@ from ..dit import export, train_dit
 from ..drawing import generate
 from ..recognise import recognise as name_all
 from ..recognise import single_things, train_classifier
+from ..styles import Looks
 from ..vae import train_vae
 from ..words import article
 from ..world import COLOUR_RGB
@@ -27,6 +28,7 @@ from .settings import CHECKPOINT, TRANSFORMER, Build
 log = logging.getLogger(__name__)
 DIT_RATE = 1e-3
 DRAWING_COUNTS = (0.6, 0.3, 0.1)  # shapes are learnt from single, large things
+GROUNDS_ALONE = Looks(things=0, pictures=0, empty=0.06)  # "a blue background" is to show nothing else
 CLASSIFIER_EPOCHS = 4
 DRAWINGS_EACH = 4
 
@@ -55,9 +57,14 @@ def vae(build: Build) -> None:
     sheet(pairs, ["picture", "through the autoencoder"] * len(images), build.folder / "vae.png")
 
 
+def drawing_recipe(size: int, concepts: int) -> Recipe:
+    """The scenes that the UNet learns to draw from."""
+    return Recipe(size, concepts, counts=DRAWING_COUNTS, looks=GROUNDS_ALONE, portraits=True)
+
+
 def denoiser(build: Build) -> None:
     s, folder = build.settings, build.folder / "denoiser"
-    recipe = Recipe(s.size, s.concepts, counts=DRAWING_COUNTS, portraits=True)
+    recipe = drawing_recipe(s.size, s.concepts)
     plan = build.plan(s.learning_rate, s.denoiser_minutes, 0.998)
     autoencoder = trained_vae(build.folder / "vae", build.device)
     train_denoiser(build.pack, autoencoder, folder, plan, recipe, s.drawing_scenes, s.batch)
@@ -68,7 +75,7 @@ def grow(build: Build) -> None:
     """The miniature of the step `denoiser`, for pictures of twice the size: only its UNet changes."""
     s = build.settings
     small = load_backbone(build.small).model
-    recipe = Recipe(2 * small.about["size"], len(small.about["nouns"]), counts=DRAWING_COUNTS, portraits=True)
+    recipe = drawing_recipe(2 * small.about["size"], len(small.about["nouns"]))
     plan = build.plan(s.learning_rate, s.grow_minutes, 0.998)
     train_denoiser(build.pack, small.vae, build.grown.parent, plan, recipe, s.grow_scenes, s.batch, small)
     sample_sheet(load_backbone(build.grown), build.folder / "samples.png")

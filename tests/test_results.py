@@ -20,7 +20,7 @@ def commands() -> list[str]:
 def test_the_page_is_current():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert page == render_results.render(RESULTS), "run tools/render_results.py"
-    assert len(page.splitlines()) <= 230
+    assert len(page.splitlines()) <= 240
     readme = render_results.README.read_text(encoding="utf-8")
     assert readme == render_results.readme(readme, RESULTS), "run tools/render_results.py"
 

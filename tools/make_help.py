@@ -177,7 +177,7 @@ def of_regions(mini: Miniature) -> Iterator[tuple[str, Cells]]:
     light, _ = NODES["LDZNetLoadDecoder"]("miniature: light (bundled)").args
     base, change = (
         STOCK.CLIPTextEncode().encode(mini.clip, f"{text} on a blue background")[0]
-        for text in ("a panda and a balloon", "a heart")
+        for text in ("a panda and a balloon", "a strawberry")
     )
     (marked,) = NODES["LDZNetConditioningSetWords"](change, mini.clip, "balloon", decoder=light).args
     negative = STOCK.CLIPTextEncode().encode(mini.clip, "")[0]
@@ -192,7 +192,7 @@ def of_regions(mini: Miniature) -> Iterator[tuple[str, Cells]]:
         for seed in (10, 12)
         for cell in (
             ("a panda and a balloon", drawn(base, seed)),
-            ("where the balloon is: a heart", drawn(base + marked, seed)),
+            ("where the balloon is: a strawberry", drawn(base + marked, seed)),
         )
     ]
 

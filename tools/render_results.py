@@ -31,8 +31,8 @@ figures mean and what was decided on them.
 """
 # Files of each table, in the order of its rows.
 FACTS = (
-    "build", "grow", "evaluate", "evaluate_seeds", "light_seeds", "light_alone", "light", "distil", "attention",
-    "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
+    "build", "grow", "evaluate", "evaluate_seeds", "light_seeds", "light_alone", "light", "light_few", "distil",
+    "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
     "recognise", "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
 SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels", "blend")
@@ -185,7 +185,9 @@ def render(results: dict[str, Result]) -> str:
     scores, photographs, seeds, refined = (
         results[name] for name in ("evaluate", "photographs", "evaluate_seeds", "refine")
     )
-    transformer, light_seeds, controls = (results[name] for name in ("mini_dit", "light_seeds", "light"))
+    transformer, light_seeds, controls, few = (
+        results[name] for name in ("mini_dit", "light_seeds", "light", "light_few")
+    )
     baseline = {"mark everything": ("mark everything", "")}
     kinds = {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", ""), "light": ("light", "empty")}
     texts = {f"LD-ZNet, {text or 'no text'}": ("ldznet", text or "empty") for text in ("phrase", "caption", "")}
@@ -213,6 +215,9 @@ def render(results: dict[str, Result]) -> str:
             f"{code(controls)}: IoU at 0.5 of light decoders that read this beside the latent, after "
             f"{controls['steps']} steps; seeds: {controls['rows'][0]['seeds']}. One style of training was left out.",
             controlled(controls),
+            f"{code(few)}: the same after {few['steps']} steps on masks of {few['scenes']} scenes in one style, as "
+            "people have them who make a decoder for their checkpoint. The denoiser knows five more styles by pictures alone.",
+            controlled(few),
         ),
         section(
             "Bundled decoders and methods without",

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=parse_region,
         metavar="WORDS=CAPTION",
-        help="draw CAPTION where WORDS are being drawn, such as 'balloon=a red heart'; may be repeated",
+        help="draw CAPTION where WORDS are being drawn, such as 'balloon=a strawberry'; may be repeated",
     )
     add_model_options(parser)
     add_attention_options(parser)
@@ -217,7 +217,7 @@ def parse_region(text: str) -> tuple[list[str], str]:
     """An argparse type: WORDS=CAPTION, where WORDS may be several phrases with vertical bars between them."""
     words, equals, caption = text.partition("=")
     if not (equals and words.strip(" |") and caption.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no region such as 'balloon=a red heart'")
+        raise argparse.ArgumentTypeError(f"{text!r} is no region such as 'balloon=a strawberry'")
     return split_phrases(words), caption.strip()
 
 

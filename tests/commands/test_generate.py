@@ -180,4 +180,4 @@ def test_a_region_is_drawn_by_its_caption(here, capsys):
 
 @pytest.mark.parametrize("text", ["cat", "=cat", "cat=", " | =cat", "cat= "])
 def test_what_is_no_region_is_refused(here, capsys, text):
-    assert "is no region such as 'balloon=a red heart'" in refused(capsys, here, *DRAW, "--region", text)
+    assert "is no region such as 'balloon=a strawberry'" in refused(capsys, here, *DRAW, "--region", text)

@@ -8,6 +8,7 @@ import torch
 from ldznet_core import InputError, Segmenter, load_backbone, load_decoder
 from ldznet_core.checkpoints.bundled import BUNDLED
 from ldznet_core.imaging.images import read_image, to_tensor
+from ldznet_core.mini.drawing import generate
 from ldznet_core.segment.base import PRESENT
 
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "park.png"
@@ -33,6 +34,14 @@ def test_latents_have_zero_mean_and_unit_variance_within_reason(backbone):
     z = backbone.encode(to_tensor(read_image(PICTURE)))
     assert z.shape == (1, 4, 32, 32)
     assert z.mean().abs() < 0.7 and 0.4 < z.std() < 1.6
+
+
+def test_a_ground_alone_is_drawn_empty(backbone):
+    captions = [f"a {colour} background" for colour in ("white", "blue", "pink", "purple")]
+    pictures = torch.from_numpy(generate(backbone, captions, 256, seed=40)).float()  # [4, 256, 256, 3]
+    ground = pictures.flatten(1, 2).median(1).values[:, None, None]  # [4, 1, 1, 3]
+    apart = ((pictures - ground).abs().amax(-1) > 40).float().mean((1, 2))
+    assert apart.max() < 0.05
 
 
 @pytest.fixture(scope="module", params=["ldznet", "znet", "light"])

@@ -42,7 +42,7 @@ def test_comfyuis_classes_compute_what_ours_do(backbone, ours, z):
     assert close(backbone.vae.decode(z / 0.18215), ours.decode(z), 1e-4)
     assert asdict(backbone.unet_config) == asdict(ours.unet_config) and backbone.prediction == "v"
     maps, ours_maps = (h.extract(z, text, TAPS, timestep=350, seed=7).maps for h in (backbone, ours))
-    assert all(close(a, b) for a, b in zip(maps, ours_maps, strict=True))
+    assert all(close(a, b, 1e-4) for a, b in zip(maps, ours_maps, strict=True))
 
 
 def test_brackets_in_a_phrase_are_letters(backbone, ours):

@@ -166,8 +166,9 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
             status = FAULT
         else:
             yield line
+    status = worst_status(worker, status)  # waits for the other workers: none of them writes any more
     remove_unfinished(args.out, before=begun)
-    return worst_status(worker, status)
+    return status
 
 
 def load(work: tuple[Path, str]) -> tuple[Image.Image, list[int] | None]:

@@ -216,7 +216,8 @@ def render(results: dict[str, Result]) -> str:
             f"{controls['steps']} steps; seeds: {controls['rows'][0]['seeds']}. One style of training was left out.",
             controlled(controls),
             f"{code(few)}: the same after {few['steps']} steps on masks of {few['scenes']} scenes in one style, as "
-            "people have them who make a decoder for their checkpoint. The denoiser knows five more styles by pictures alone.",
+            "people have them who make a decoder for their checkpoint. The denoiser knows five more styles by pictures "
+            "alone.",
             controlled(few),
         ),
         section(

@@ -35,7 +35,7 @@ FACTS = (
     "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
     "recognise", "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
-SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels", "blend")
+SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels")
 SECTIONS = {"evaluate_seeds": "Kinds of decoder", "evaluate": "Bundled decoders and methods without"}
 README, README_HEAD = ROOT / "README.md", "| method | passes for P phrases | new scenes | unseen emoji | absent |"
 METHODS = {  # README's: what it is called there, passes for P phrases, method and text

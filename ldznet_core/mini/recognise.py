@@ -1,6 +1,7 @@
 """A number for drawings that needs no eye: a small classifier, trained on composed single things only.
 
-How often it names what the miniature was asked to draw, beside how often it names real, unseen sprites.
+How often it names what the miniature was asked to draw, beside how often it names sprites of its training and real,
+unseen ones.
 """
 
 import logging
@@ -18,6 +19,8 @@ from .bank import Recipe, bank
 
 log = logging.getLogger(__name__)
 SIDE = 64  # pixels that the classifier sees a side
+BATCH = 64
+TURN, ZOOM, SHIFT = 0.35, 0.3, 0.2  # radians, natural logarithm, half sides: the most that a view differs by
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ def classifier(classes: int) -> nn.Sequential:
 
 def small(images: np.ndarray) -> Tensor:
     """uint8 [N, S, S, 3] -> float [N, 3, SIDE, SIDE] in -1..1."""
-    return F.interpolate(to_network(images), (SIDE, SIDE), mode="area")
+    parts = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
+    return torch.cat([F.interpolate(to_network(part), (SIDE, SIDE), mode="area") for part in parts])
 
 
 def single_things(pack: Path, nouns: list[str], splits: tuple[str, ...], count: int, size: int, seed: int):
@@ -51,18 +55,19 @@ def single_things(pack: Path, nouns: list[str], splits: tuple[str, ...], count: 
 
 
 def train_classifier(pack: Path, nouns: list[str], size: int, scenes: int, epochs: int, seed: int = 0) -> nn.Module:
-    """Trained on sprites of the train split, with blur and noise, so that it judges shape and not sharpness."""
+    """Trained on sprites of the train split. It sees each in many views, since there are few, and with blur and noise,
+    so that it judges shape and not sharpness."""
     torch.manual_seed(seed)
     keep_heap()
     images, labels = single_things(pack, nouns, ("train",), scenes, size, seed=31)
     pictures = small(images)
     network = classifier(len(nouns))
-    steps = epochs * len(pictures) // 64
+    steps = epochs * len(pictures) // BATCH
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
-        picked = torch.randint(len(pictures), (64,))
-        x = pictures[picked]
+        picked = torch.randint(len(pictures), (BATCH,))
+        x = views(pictures[picked])
         if step % 2:
             x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         x = x + 0.1 * torch.rand(()) * torch.randn_like(x)
@@ -75,8 +80,28 @@ def train_classifier(pack: Path, nouns: list[str], size: int, scenes: int, epoch
     return network.eval()
 
 
+def views(x: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W], each mirrored or not and turned, zoomed and shifted a little."""
+    count = len(x)
+    turn, zoom = TURN * uniform(count), (ZOOM * uniform(count)).exp()
+    mirror = 1 - 2 * torch.randint(2, (count,))
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 0, 1] = mirror * zoom * turn.cos(), -zoom * turn.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = mirror * zoom * turn.sin(), zoom * turn.cos()
+    theta[:, :, 2] = SHIFT * uniform(count, 2)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def uniform(*shape: int) -> Tensor:
+    """Numbers in -1..1."""
+    return 2 * torch.rand(shape) - 1
+
+
 @torch.no_grad()
 def recognise(network: nn.Module, images: np.ndarray, labels: Tensor) -> Recognition:
-    guesses = network(small(images)).topk(5).indices  # [N, 5]
+    pictures = small(images).split(BATCH)
+    scores = torch.cat([network(x) for x in pictures])
+    guesses = scores.topk(min(5, scores.shape[1])).indices  # [N, 5]
     right = guesses == labels[:, None]
     return Recognition(float(right[:, 0].float().mean()), float(right.any(1).float().mean()), len(labels))

@@ -17,7 +17,7 @@ from ldznet_core.mini.decoders import blend
 from ldznet_core.mini.denoiser import weight
 from ldznet_core.mini.drawing import cut_out
 from ldznet_core.mini.pack import FORMAT
-from ldznet_core.mini.recognise import recognise
+from ldznet_core.mini.recognise import recognise, single_things, train_classifier, views
 from ldznet_core.mini.steps import bundling, mask_decoders
 from ldznet_core.networks.schedule import Schedule
 
@@ -74,6 +74,27 @@ def test_recognition_counts_first_and_fifth_guesses():
     assert (found.top1, found.top5, found.count) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 3)
 
 
+def test_views_are_mirrored_turned_and_shifted_copies():
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[:, 0, 12:20, 4:12] = 1  # a red square left of the middle
+    seen = views(picture.expand(64, -1, -1, -1))
+    assert seen.shape == (64, 3, 32, 32) and 0 <= seen.min() and seen.max() <= 1
+    assert not seen[:, 1:].any()  # colours stay
+    left, right = seen[:, 0, :, :16].sum((1, 2)), seen[:, 0, :, 16:].sum((1, 2))
+    assert (left > right).sum().item() in range(20, 45)  # about half of them are mirrored
+    white = torch.ones(8, 3, 32, 32)
+    torch.testing.assert_close(views(white), white)  # nothing comes in from outside
+
+
+def test_a_classifier_names_what_it_was_trained_on(tmp_path):
+    write_pack(tmp_path / "world.zip")
+    nouns = ["cat", "dog"]
+    network = train_classifier(tmp_path / "world.zip", nouns, 64, scenes=64, epochs=40)
+    unseen = single_things(tmp_path / "world.zip", nouns, ("test",), 20, 64, seed=5)
+    assert recognise(network, *unseen).top1 > 0.9
+
+
 def test_blended_weights_lie_on_the_way_from_first_to_last():
     first, last = nn.Linear(1, 1), nn.Linear(1, 1)
     for weights, value in ((first, 1.0), (last, 3.0)):
@@ -113,6 +134,7 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     write_pack(tmp_path / "world.zip")
     settings = steps.Settings(64, 2, 1, 1, 1, 1, 2, 1, 2, 1, 1, 8, 8, 8, 1, 2, 2, 1e-3, 1e-3, 1, 8, 2)
     short = steps.Build(tmp_path, settings, minutes=0.01, seeds=1)
+    monkeypatch.setattr(mask_decoders, "CALIBRATION_SCENES", 3)
     monkeypatch.setattr(bundling, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setattr(dit, "CONFIG", replace(dit.CONFIG, width=64, blocks=2))
     for step in ("vae", "denoiser", "dit"):
@@ -132,6 +154,9 @@ def test_the_build_runs_from_pack_to_bundle(tmp_path, monkeypatch, capsys):
     decoder = load_decoder(tmp_path / "bundled" / "ldznet.safetensors")
     assert decoder.info.metrics[evaluation.SEEN].keys() == {"miou", "iou_fg", "ap"}
     assert decoder.info.training["steps"] == 1 and decoder.info.training["grown"]
+    tried = decoder.info.training["blends tried"]
+    assert tried.keys() == {"0.25", "0.5", "0.75", "1.0"}
+    assert tried[str(decoder.info.training["blend"])] == max(tried.values())
     znet = load_decoder(tmp_path / "bundled" / "znet.safetensors")
     assert znet.decoder_config.grid == 16 and znet.info.training["grown"]
     assert {p.name for p in (tmp_path / "grown" / "decoders").glob("*-0.safetensors")} == {

@@ -19,7 +19,8 @@ from ...data.base import Example
 from ...decoders.base import Decoder
 from ...decoders.files import load_decoder, write_decoder
 from ...decoders.unet import KINDS
-from ...evaluation.predictors import by_kind
+from ...evaluation.predictors import Decoded, by_kind
+from ...evaluation.tables import score
 from ...training.loop import Plan
 from .. import evaluation
 from ..calibration import calibrate
@@ -28,10 +29,11 @@ from ..grow import grown_light, grown_mask_decoder
 from ..light import train_light
 from .settings import Build
 
+log = logging.getLogger(__name__)
 LIGHT = "light"
 BUNDLED_KINDS = ("ldznet", "znet", LIGHT)
 LIGHT_RATE, GROWN_LIGHT_RATE, GROWN_RATE = 1e-3, 7e-4, 3e-4
-BLEND = {"ldznet": 0.75, "znet": 0.5, LIGHT: 0.75}  # of the long way, as `benchmarks/blend.py` found best
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the long way, of which the best is kept
 EVALUATION_SCENES, CALIBRATION_SCENES = 150, 80
 
 
@@ -65,24 +67,27 @@ def light(build: Build) -> None:
 
 def compared_and_bundled(build: Build, compared: Iterable[str], bundled: Iterable[str]) -> None:
     run_jobs(train_jobs, build, [Job(kind, seed) for seed in range(build.seeds) for kind in compared])
-    run_jobs(train_jobs, build, [Job(kind, 0, long=True) for kind in bundled])
+    jobs = [Job(kind, 0, long=True) for kind in bundled]
+    run_jobs(train_jobs, build, jobs)
     backbone = load_backbone(build.small)
     dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
-    for kind in bundled:
-        first, last = (load_decoder(decoder_file(build.folder, f"{kind}-{end}")) for end in ("0", "long"))
-        path, decoder = decoder_file(build.folder, f"{kind}-blend"), blend(first, last, BLEND[kind])
-        write_calibrated(backbone, decoder, dataset, path, blend=BLEND[kind])
+    for job in jobs:
+        first = load_decoder(decoder_file(build.folder, f"{job.kind}-0"))
+        last = load_decoder(decoder_file(build.folder, job.name))
+        write_blend(backbone, first, last, dataset, decoder_file(build.folder, f"{job.kind}-blend"))
 
 
 def adapt(build: Build) -> None:
     """Decoders of the grown miniature, each grown out of one of the small one and trained on."""
     compared = [Job(kind, seed) for seed in range(build.seeds) for kind in (*KINDS, LIGHT)]
-    run_jobs(adapt_jobs, build, compared + [Job(kind, 0, long=True) for kind in BUNDLED_KINDS])
-    backbone, folder = load_backbone(build.grown), build.grown.parent
+    bundled = [Job(kind, 0, long=True) for kind in BUNDLED_KINDS]
+    run_jobs(adapt_jobs, build, compared + bundled)
+    backbone = load_backbone(build.grown)
     dataset = evaluation.calibration_set(backbone.model.about, build.pack, CALIBRATION_SCENES)
-    for kind in BUNDLED_KINDS:
-        decoder = load_decoder(decoder_file(folder, f"{kind}-long"))
-        write_calibrated(backbone, decoder, dataset, bundled_decoder(build, kind), grown=True)
+    for job in bundled:
+        last = load_decoder(decoder_file(build.grown.parent, job.name))
+        first, path = grown_decoder(build, job, backbone), bundled_decoder(build, job.kind)
+        write_blend(backbone, first, last, dataset, path, grown=True)
 
 
 def bundled_decoder(build: Build, kind: str) -> Path:
@@ -90,12 +95,24 @@ def bundled_decoder(build: Build, kind: str) -> Path:
     return build.grown.with_name(f"{kind}.safetensors")
 
 
-def write_calibrated(
-    backbone: FileBackbone, decoder: Decoder, dataset: list[Example], path: Path, **about: float | bool
+def write_blend(
+    backbone: FileBackbone, first: Decoder, last: Decoder, dataset: list[Example], path: Path, **about: bool
 ) -> None:
-    """Calibrate a decoder and write it; its file says so, and `about`, with how it was trained."""
-    training = {**decoder.info.training, **about, "calibration": calibrate(backbone, decoder, dataset)}
-    write_decoder(decoder, replace(decoder.info, training=training), path)
+    """Write the best decoder on the way from `first` to `last`, calibrated. Its file says which it is, with the mIoU of
+    every share that was tried on the data set, and `about`."""
+    tried = {share: score_on(backbone, blend(first, last, share), dataset) for share in SHARES}
+    share = max(tried, key=tried.get)
+    log.info("%s: mIoU by share of the long way: %s", path.stem, tried)
+    decoder = blend(first, last, share)
+    training = {**last.info.training, **about, "blend": share, "blends tried": tried}
+    training["calibration"] = calibrate(backbone, decoder, dataset)
+    write_decoder(decoder, replace(last.info, training=training), path)
+
+
+def score_on(backbone: FileBackbone, decoder: Decoder, dataset: list[Example]) -> float:
+    """mIoU of a decoder, 0..1, four digits."""
+    (result,) = score(backbone, Decoded(decoder), dataset)
+    return round(result.scores.miou, 4)
 
 
 def run_jobs(work: Callable[[Build, list[Job]], None], build: Build, jobs: list[Job]) -> None:
@@ -137,17 +154,24 @@ def train_jobs(build: Build, jobs: list[Job]) -> None:
 def adapt_jobs(build: Build, jobs: list[Job]) -> None:
     s, folder = build.settings, build.grown.parent
     backbone = load_backbone(build.grown)
-    unet, size = backbone.model.unet, backbone.model.about["size"]
     data = training_data(build.pack, backbone.model, s.scenes)
     for job in jobs:
         path = decoder_file(folder, job.name)
         if build.resume and path.is_file():
             continue
-        small = load_decoder(decoder_file(build.folder, f"{job.kind}-blend" if job.long else job.name))
         plan = build.plan(GROWN_LIGHT_RATE if job.kind == LIGHT else GROWN_RATE, math.inf, 0.995)
         plan = replace(plan, steps=s.adapt_steps if job.long else s.compare_steps, warm_up=50)
-        start = grown_light(small, unet, size) if job.kind == LIGHT else grown_mask_decoder(small, unet)
-        train(build, job, backbone, data, path, plan, start)
+        train(build, job, backbone, data, path, plan, grown_decoder(build, job, backbone))
+
+
+def grown_decoder(build: Build, job: Job, backbone: FileBackbone) -> Decoder:
+    """What the decoder of a job starts as on the grown miniature: that of the small one, with a level more."""
+    small = load_decoder(decoder_file(build.folder, f"{job.kind}-blend" if job.long else job.name))
+    unet = backbone.model.unet
+    torch.manual_seed(job.seed)
+    if job.kind == LIGHT:
+        return grown_light(small, unet, backbone.model.about["size"])
+    return grown_mask_decoder(small, unet)
 
 
 def train(

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 DIT_RATE = 1e-3
 DRAWING_COUNTS = (0.6, 0.3, 0.1)  # shapes are learnt from single, large things
 GROUNDS_ALONE = Looks(things=0, pictures=0, empty=0.06)  # "a blue background" is to show nothing else
-CLASSIFIER_EPOCHS = 4
+CLASSIFIER_EPOCHS = 20
 DRAWINGS_EACH = 4
 
 
@@ -107,15 +107,18 @@ def sample_sheet(backbone: FileBackbone, path: Path) -> None:
 
 
 def recognise(build: Build) -> None:
-    """`recognition.json`: how often a classifier names unseen sprites, and what the miniatures were asked to draw."""
+    """`recognition.json`: how often a classifier names sprites, and what the miniatures were asked to draw."""
     files = [build.grown, build.small.with_name(TRANSFORMER)]
     backbone, *others = map(load_backbone, filter(Path.is_file, files))
     nouns, size = backbone.model.about["nouns"], backbone.model.about["size"]
     network = train_classifier(build.pack, nouns, size, build.settings.scenes, CLASSIFIER_EPOCHS)
     captions = [caption for caption in drawing_captions(nouns) for _ in range(DRAWINGS_EACH)]
     labels = torch.arange(len(nouns)).repeat_interleave(DRAWINGS_EACH)
-    unseen = single_things(build.pack, nouns, ("val", "test"), 500, size, seed=32)
+    known, unseen = (
+        single_things(build.pack, nouns, splits, 500, size, seed=32) for splits in (("train",), ("val", "test"))
+    )
     found = {
+        "sprites of its training": asdict(name_all(network, *known)),
         "unseen sprites": asdict(name_all(network, *unseen)),
         "drawings": asdict(name_all(network, generate(backbone, captions, size, seed=500), labels)),
     }

@@ -5,13 +5,11 @@ multiplication. All ways are counted in this run; the authors' runs the whole of
 benchmarks/results/cost.json.
 """
 
-import json
-import os
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from writing import write_result
 
 from ldznet_core.backbones.recording import record, tapped
 from ldznet_core.decoders.light import LightDecoder, light_config
@@ -23,7 +21,6 @@ from ldznet_core.networks.unet import UNet, UNetConfig
 from ldznet_core.segment import features
 from ldznet_core.segment.features import Keys, decoder_features
 
-RESULT = Path(__file__).parent / "results" / "cost.json"
 SIDE = 384
 PHRASES = 8
 WORDS = 3  # of a phrase
@@ -106,8 +103,7 @@ def main() -> None:
     }  # fmt: skip
     for name, fact in facts.items():
         print(f"{name}: {fact['measured']}")
-    result = {"command": "python benchmarks/cost.py", "machine": {"cores": os.cpu_count()}, "facts": facts}
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_result("cost", "cost.py", facts=facts)
 
 
 if __name__ == "__main__":

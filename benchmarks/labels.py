@@ -1,7 +1,7 @@
 """Where the background should win a label map: `python benchmarks/labels.py mini-build/world.zip [scenes]`.
 
 Validation scenes of the miniature's world; every thing in a scene is asked for, and masks compete. Mean IoU of labels,
-the background among them, for each score that the background may get.
+the background among them, for each score that the background may get. Writes benchmarks/results/labels.json.
 """
 
 import sys
@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from validation import scenes
+from writing import setting, write_result
 
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.segment.attention import AttentionSegmenter
-from ldznet_core.segment.postprocess import exclusive
+from ldznet_core.segment.postprocess import BACKGROUND, exclusive
 
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SEED = 777
@@ -37,18 +38,20 @@ def ious(found: np.ndarray, labels: np.ndarray, count: int) -> list[float]:
 def main(pack: Path, count: int) -> None:
     backbone = load_backbone("mini")
     asked = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in scenes(backbone, pack, count, SEED)]
-    methods = {"ldznet": Segmenter(backbone, load_decoder("mini"), "empty"), "attention": AttentionSegmenter(backbone)}
-    print("| background's score |", " | ".join(map(str, SCORES)), "|\n|---|" + "---|" * len(SCORES))
+    methods = {"LD-ZNet": Segmenter(backbone, load_decoder("mini"), "empty"), "attention": AttentionSegmenter(backbone)}
+    settings = {}
     for name, find in methods.items():
         masks = [find(image, nouns)[0] for image, nouns, _ in asked]
-        row = []
+        tried = {}
         for score in SCORES:
             each = [
                 ious(exclusive(soft, score)[1].numpy(), labels, len(nouns))
                 for soft, (_, nouns, labels) in zip(masks, asked, strict=True)
             ]
-            row.append(f"{100 * np.mean(sum(each, [])):.1f}")
-        print(f"| {name} |", " | ".join(row), "|")
+            tried[str(score)] = {"IoU": round(100 * float(np.mean(sum(each, []))), 1)}
+        print(name, tried, flush=True)
+        settings[f"{name}: background of a label map"] = setting(str(BACKGROUND), tried, "IoU")
+    write_result("labels", "labels.py mini-build/world.zip", scenes=count, settings=settings)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Writes benchmarks/results/light.json or light_few.json.
 
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from statistics import mean, stdev
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from writing import write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.decoders.light import LightConfig, LightDecoder, light_config
@@ -34,7 +34,6 @@ from ldznet_core.mini.steps.mask_decoders import LIGHT_RATE
 from ldznet_core.networks.schedule import Schedule
 from ldznet_core.training.decoder import train_decoder
 
-RESULTS = Path(__file__).parent / "results"
 LEARNT = ("emojione", "emojione-v1", "fxemoji", "noto", "noto-v1", "twemoji")  # by the denoiser
 SEED, SCENES = 4242, 75  # of each set
 LATENT_ALONE, ALL_FEATURES = "nothing", "maps and attention by head"
@@ -203,10 +202,8 @@ def write(scores: dict, labels: Labels, steps: int) -> None:
          "absent": percent([p[1] for p in pairs])}
         for name, by_set in scores.items() for of, pairs in by_set.items()
     ]  # fmt: skip
-    command = f"python benchmarks/light.py mini-build {which} {steps} {max(row['seeds'] for row in rows)}"
-    result = {"command": command, "machine": {"cores": os.cpu_count()}, "scenes": labels.scenes}
-    result |= {"steps": steps, "facts": facts, "rows": rows}
-    (RESULTS / f"{labels.file}.json").write_text(json.dumps(result, indent=2) + "\n")
+    command = f"light.py mini-build {which} {steps} {max(row['seeds'] for row in rows)}"
+    write_result(labels.file, command, scenes=labels.scenes, steps=steps, facts=facts, rows=rows)
 
 
 def percent(values: list[float]) -> dict[str, float]:

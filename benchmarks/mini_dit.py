@@ -7,7 +7,6 @@ tables and writes benchmarks/results/mini_dit.json.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from sweep_attention import Bench, show
 from validation import validation
+from writing import write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.evaluation.batches import Batch, batches
@@ -130,11 +130,9 @@ def main(pack: Path, count: int, model: str) -> None:
     rows = [row.as_dict() for row in table(backbone, [method], pack, SETS, count, Evaluation(edges=True))]
     show("", "| set | method | mIoU |", "|---|---|---|")
     show(*(f"| {row['set']} | {row['method']} | {100 * row['miou']['mean']:.1f} |" for row in rows))
-    command = "python benchmarks/mini_dit.py mini-build/world.zip"
-    found = {"command": command, "scenes": count, "trained": backbone.model.about["trained"]}
-    found |= {"machine": {"cores": os.cpu_count()}, "facts": goals(rows, chosen["presence"])}
-    found |= {"chosen": asdict(best), "settings": tried, "rows": rows}
-    (FOLDER / "mini_dit.json").write_text(json.dumps(found, indent=1) + "\n")
+    about = {"scenes": count, "trained": backbone.model.about["trained"], "facts": goals(rows, chosen["presence"])}
+    about |= {"chosen": asdict(best), "settings": tried, "rows": rows}
+    write_result("mini_dit", "mini_dit.py mini-build/world.zip", **about)
 
 
 if __name__ == "__main__":

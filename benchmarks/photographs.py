@@ -8,8 +8,6 @@ fetched. Writes benchmarks/results/photographs.json and the first scenes with th
 """
 
 import io
-import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -21,6 +19,7 @@ import torch
 from evaluate import bundled, rounded
 from PIL import Image, ImageDraw, ImageFilter
 from skimage import data
+from writing import write_result
 
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.evaluation.tables import Evaluation, table
@@ -31,7 +30,6 @@ from ldznet_core.mini.evaluation import COUNTS, SEED, examples
 from ldznet_core.mini.sprites import Background, Sprite, load_pack
 from ldznet_core.mini.world import COLOUR_RGB, Scene, compose
 
-RESULT = Path(__file__).parent / "results" / "photographs.json"
 VIEWS = 3  # of each kind of apple
 # Outlines (x, y) in pixels, drawn by hand.
 CAT = [(42, 10), (55, 0), (400, 0), (375, 40), (360, 60), (365, 110), (360, 150), (345, 190), (330, 230), (300, 270),
@@ -113,9 +111,8 @@ def main(folder: Path, fruits: Path, count: int = 100) -> None:
     dataset = examples(found, backbone.model.about["nouns"])
     measured = table(backbone, bundled(), "photographs", dataset, Evaluation(edges=True))
     rows = [rounded(row.as_dict()) for row in measured]
-    how = {"command": f"python benchmarks/photographs.py mini-build fruits-360-3-body-problem {count}"}
-    about = {"machine": {"cores": os.cpu_count()}, "scenes": count, "cut-outs": len(things)}
-    RESULT.write_text(json.dumps({**how, **about, "rows": rows}, indent=1) + "\n")
+    command = f"photographs.py mini-build fruits-360-3-body-problem {count}"
+    write_result("photographs", command, **{"scenes": count, "cut-outs": len(things), "rows": rows})
     for row in rows:
         print(row["method"], row["refined"], row["miou"], row["false_area"])
 

@@ -7,14 +7,13 @@ benchmarks/results/phrases.json.
 """
 
 import json
-import os
 import sys
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from writing import write_result
 
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.decoders.unet import DecoderConfig, MaskDecoder
@@ -22,7 +21,6 @@ from ldznet_core.networks.text import ClipText, TextConfig
 from ldznet_core.networks.unet import UNet, UNetConfig
 
 PHRASES = ("cat", "dog", "frog", "panda", "fish", "apple", "bus", "star")
-RESULT = Path(__file__).parent / "results" / "phrases.json"
 SIDE = 48  # positions of the latent of 384 px
 
 
@@ -93,16 +91,13 @@ def main(rounds: int) -> None:
     for text in ("empty", "phrase"):
         whole, unet = ([mini[f"{text}, {n}{part}"] for n in (1, 8)] for part in ("", ", unet"))
         measured[text] = ratios(tuple(unet), tuple(a - b for a, b in zip(whole, unet, strict=True)))
-    result = {
-        "command": f"python benchmarks/phrases.py {rounds}",
-        "machine": {"cores": os.cpu_count(), "torch": torch.__version__},
+    found = {
         "eight phrases over one, operations at SD 1.5's sizes": sizes,
         "eight phrases over one, seconds on the miniature": measured,
         "seconds on the miniature": {name: round(value, 4) for name, value in mini.items()},
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(RESULT.read_text())
+    write_result("phrases", f"phrases.py {rounds}", **found)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

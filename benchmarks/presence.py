@@ -1,7 +1,8 @@
 """What the presence of a phrase tells: `python benchmarks/presence.py mini-build/world.zip [scenes]`.
 
 Every noun of the miniature is looked for in every validation scene (`validation.py`). Prints how well
-presence parts what is there from what is not, and draws the curve of it as docs/pictures/presence.png.
+presence parts what is there from what is not, draws the curve of it as docs/pictures/presence.png, and writes
+benchmarks/results/presence.json.
 """
 
 import sys
@@ -11,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from validation import validation
+from writing import setting, write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.evaluation.batches import by_picture
@@ -20,10 +22,10 @@ from ldznet_core.segment.base import PRESENT
 from ldznet_core.segment.examples import latents_of
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "presence.png"
-LEAST = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
+COLUMNS = ("present kept", "absent kept", "absent: area", "mIoU")
+LEAST = (0.0, 2.0, 2.5, 3.0, 3.5, 4.0)
 FINE, SIDE, MARGIN = 3, 360, 64  # drawn larger and shrunk, because Pillow does not smooth lines
-BESIDE = (9, 6, "lt")  # where a point's label stands
-CROWDED = {1.0: (10, 0, "lm"), 1.5: (0, -8, "mb")}
+BESIDE, ABOVE = (9, 6, "lt"), (8, -9, "rb")  # where a point's label stands, and that of the default
 INK, PALE, BLUE, ORANGE = (22, 24, 28), (196, 200, 206), (0, 114, 178), (213, 94, 0)
 
 
@@ -59,7 +61,7 @@ def chart(there: Tensor, not_there: Tensor, area: float) -> Image.Image:
         radius, colour = (6 * FINE, ORANGE) if least == PRESENT else (4 * FINE, BLUE)
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
         label = f"{least} (default)" if least == PRESENT else f"{least}"
-        right, down, anchor = CROWDED.get(least, BESIDE)
+        right, down, anchor = ABOVE if least == PRESENT else BESIDE
         pen.text((x + right * FINE, y + down * FINE), label, colour, font, anchor=anchor)
     return canvas.resize((whole // FINE, whole // FINE), Image.Resampling.LANCZOS)
 
@@ -82,9 +84,9 @@ def main(pack: Path, count: int) -> None:
     area = float((there[:, None] > not_there[None]).float().mean())
     print(f"{count} scenes, {len(there)} present phrases, {len(not_there)} absent ones")
     print(f"area under the curve: {area:.3f}\n")
-    print("| least presence | present kept | absent kept | absent: area | mIoU |\n|---|---|---|---|---|")
     asked = [e for here in present for e in here]
     truth = torch.stack([torch.from_numpy(e.mask) for e in asked])
+    tried = {}
     for least in LEAST:
         metrics = PhraseMetrics()
         metrics.update(torch.stack([
@@ -93,9 +95,12 @@ def main(pack: Path, count: int) -> None:
         left = areas[~is_there] * (not_there >= least)
         shares = ((there >= least).float().mean(), (not_there >= least).float().mean(), left.mean())
         values = (*map(float, shares), metrics.compute().miou)
-        print(f"| {least} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
-    PICTURE.parent.mkdir(exist_ok=True)
+        tried[str(least)] = dict(zip(COLUMNS, (round(100 * value, 1) for value in values), strict=True))
+        print(least, tried[str(least)])
     chart(there, not_there, area).save(PICTURE, optimize=True)
+    about = {"scenes": count, "present": len(there), "absent": len(not_there), "area under the curve": round(area, 3)}
+    settings = {"attention: least presence": setting(str(PRESENT), tried, *COLUMNS)}
+    write_result("presence", "presence.py mini-build/world.zip", **about, settings=settings)
 
 
 if __name__ == "__main__":

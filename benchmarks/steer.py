@@ -15,6 +15,7 @@ from statistics import mean
 import numpy as np
 import torch
 import torch.nn.functional as F
+from writing import RESULTS, write_result
 
 from ldznet_core import Segmenter, load_backbone, load_decoder
 from ldznet_core.backbones import sampling
@@ -26,7 +27,6 @@ from ldznet_core.segment.regions import reader
 
 STEPS = 15
 FILLED = 0.75  # of the side of what the classifier sees, by the thing
-RESULTS = Path(__file__).parent / "results" / "steer.json"
 
 
 class Painted:
@@ -124,15 +124,9 @@ def main(pack: Path, seeds: int) -> None:
         }
         for name, rows in found.items()
     }
-    kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    result = {
-        "command": f"python benchmarks/steer.py mini-build/world.zip {seeds}",
-        "machine": {"cores": 2},
-        "seeds": counted,
-        "runs": summary,
-        "facts": {**kept["facts"], **facts(summary, counted)},
-    }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    kept = json.loads((RESULTS / "steer.json").read_text(encoding="utf-8"))
+    found_now = {**kept["facts"], **facts(summary, counted)}
+    write_result("steer", f"steer.py mini-build/world.zip {seeds}", seeds=counted, runs=summary, facts=found_now)
     print(json.dumps(summary, indent=2))
 
 

@@ -1,7 +1,7 @@
 """What masks without a decoder depend on: `python benchmarks/sweep_attention.py mini-build/world.zip [scenes]`.
 
-Validation scenes of the miniature's world, none of which any set of `ldznet evaluate` holds; prints Markdown tables.
-One setting is changed at a time. What presence is worth is measured by `presence.py`.
+Validation scenes of the miniature's world, none of which any set of `ldznet evaluate` holds. One setting is changed at
+a time. What presence is worth is measured by `presence.py`. Writes benchmarks/results/sweep_attention.json.
 """
 
 import sys
@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from validation import validation
+from writing import setting, write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.backbones.families.unet import layers, plan
-from ldznet_core.backbones.queries import Layer, Plan, Queries
+from ldznet_core.backbones.queries import Plan, Queries
 from ldznet_core.evaluation.batches import Batch, batches
 from ldznet_core.evaluation.metrics import Scores
 from ldznet_core.evaluation.predictors import Answers, Predictor, Undecoded
@@ -24,11 +25,13 @@ from ldznet_core.evaluation.tables import Tally
 from ldznet_core.mini.evaluation import redrawn
 from ldznet_core.segment.attention import read_queries
 from ldznet_core.segment.attention_maps import cross_attention
+from ldznet_core.segment.base import POSITIONS_OFF
 from ldznet_core.segment.guided_filter import REACH
 from ldznet_core.segment.methods import METHODS
 
 T = METHODS["attention"].timestep
 REACHES = (REACH, 1 / 16, 1.5 / 16, 2 / 16, 2.5 / 16, 3 / 16)  # from 1/16 on in positions of the miniature's grid
+CHOSEN_REACH = f"{POSITIONS_OFF / 16:.3f}"
 
 
 # ---- other queries than those of one pass under no text, in the layers that `plan` chooses ----
@@ -61,44 +64,46 @@ def alone(backbone, batch: Batch) -> Answers:
     return Answers(torch.cat(masks), None, REACH)
 
 
-# ---- the tables ----
+# ---- the settings ----
+
+Setting = tuple[str, str, dict[str, Predictor]]
+"""Its name, the value that was chosen, and what each value gives."""
 
 
-def layer_sets(config) -> Iterator[tuple[str, Plan]]:
-    """The coarser level alone, two together as `plan` would weigh them, and halves of the finer."""
+def attention_settings(config, base: Predictor) -> Iterator[Setting]:
+    """What attention masks depend on; `base` reads them as is done."""
     fine, coarse = sorted(config.attention_levels)  # 16x16 and 8x8 positions
     own = plan(config, 32, 32).own
 
-    def group(level: int, kind: str = "") -> tuple[Layer, ...]:
-        return tuple(layer for layer in layers(config, level) if layer.block.startswith(kind))
+    def of(*groups: tuple[float, int], kind: str = "") -> Predictor:
+        """Cross-attention of levels by their weights, together as `plan` would weigh them."""
+        chosen = (
+            (weight, tuple(layer for layer in layers(config, level) if layer.block.startswith(kind)))
+            for weight, level in groups
+        )
+        return Undecoded(capture=partial(through, Plan(tuple(chosen), own)))
 
-    yield "cross-attention of 8x8 positions", Plan(((1.0, group(coarse)),), own)
-    yield "of 8x8 (0.7) and 16x16 (0.3)", Plan(((0.7, group(coarse)), (0.3, group(fine))), own)
-    yield "of 8x8 (0.3) and 16x16 (0.7)", Plan(((0.3, group(coarse)), (0.7, group(fine))), own)
-    yield "of 16x16, encoder only", Plan(((1.0, group(fine, "input")),), own)
-    yield "of 16x16, decoder only", Plan(((1.0, group(fine, "output")),), own)
+    yield "timestep", str(T), {str(t): base if t == T else Undecoded(timestep=t) for t in (0, 50, 100, 200, 400)}
+    yield "noises", "1", {"1": base, "4": Undecoded(samples=4)}
+    yield "positions to a side", "16", {
+        "8": of((1.0, coarse)), "16": base,
+        "8 (0.7) and 16 (0.3)": of((0.7, coarse), (0.3, fine)), "8 (0.3) and 16 (0.7)": of((0.3, coarse), (0.7, fine)),
+    }  # fmt: skip
+    halves = {"encoder": of((1.0, fine), kind="input"), "decoder": of((1.0, fine), kind="output")}
+    yield "layers of the UNet", "all", {**halves, "all": base}
+    spread = {f"as {what}": Undecoded(spread=what) for what in ("stuff", "objects")}
+    yield "spread along self-attention", "no", {"no": base, **spread}
+    against = {"the empty text": base, "its own start, end and padding": alone}
+    yield "softmax of the phrase against", "the empty text", against
+    yield "conditioning", "no text", {"no text": base, "caption": Undecoded(capture=captioned)}
+    yield "taken from", "one pass", {"one pass": base, "sampling": Undecoded(capture=redrawn)}
 
 
-def attention_variants(config) -> Iterator[tuple[str, Predictor]]:
-    yield f"as it is: t = {T}, 16x16 positions, not spread", Undecoded()
-    for timestep in (0, 50, 200, 400):
-        yield f"t = {timestep}", Undecoded(timestep=timestep)
-    yield "mean of 4 noises", Undecoded(samples=4)
-    for name, chosen in layer_sets(config):
-        yield name, Undecoded(capture=partial(through, chosen))
-    for spread in ("stuff", "objects"):
-        yield f"spread as {spread}", Undecoded(spread=spread)
-    yield "words against their own start, end and padding", alone
-    yield "under the caption", Undecoded(capture=captioned)
-    yield "captured while drawing anew", Undecoded(capture=redrawn)
-
-
-def noise_variants() -> Iterator[tuple[str, Predictor]]:
-    yield f"as it is: t = {METHODS['noise'].timestep}, mean of {METHODS['noise'].samples} noises", Undecoded("noise")
-    for timestep in (200, 300, 500, 600, 700):
-        yield f"t = {timestep}", Undecoded("noise", timestep=timestep)
-    for samples in (1, 2):
-        yield f"{samples} noise{'s' * (samples > 1)}", Undecoded("noise", samples=samples)
+def noise_settings(base: Predictor) -> Iterator[Setting]:
+    t, samples = METHODS["noise"].timestep, METHODS["noise"].samples
+    timesteps = (200, 300, 400, 500, 600, 700)
+    yield "timestep", str(t), {str(i): base if i == t else Undecoded("noise", timestep=i) for i in timesteps}
+    yield "noises", str(samples), {str(i): base if i == samples else Undecoded("noise", samples=i) for i in (1, 2, 4)}
 
 
 @dataclass(frozen=True)
@@ -117,17 +122,22 @@ class Bench:
             tally.add(batch, part)
         return tally.result().scores
 
-    def row(self, name: str, answers: list[Answers]) -> str:
-        """mIoU, IoU_FG, AP and IoU at 0.5, in percent."""
+    def percents(self, answers: list[Answers]) -> dict[str, float]:
         scores = self.scores(answers)
-        values = (scores.miou, scores.iou_fg, scores.ap, scores.iou_at_default)
-        return f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |"
+        values = {"mIoU": scores.miou, "IoU_FG": scores.iou_fg, "AP": scores.ap, "IoU at 0.5": scores.iou_at_default}
+        return {name: round(100 * value, 1) for name, value in values.items()}
 
-    def reaches(self, name: str, answers: list[Answers]) -> str:
-        """mIoU by the reach of the edge step."""
+    def tried(self, setting: dict[str, Predictor]) -> dict[str, dict[str, float]]:
+        """Scores by the value of a setting."""
+        return {value: self.percents(self.answers(predictor)) for value, predictor in setting.items()}
+
+    def reaches(self, answers: list[Answers]) -> dict[str, dict[str, float]]:
+        """Scores by the reach of the edge step."""
         pairs = list(zip(self.batches, answers, strict=True))
-        refined = ([replace(part, reach=reach).refined(batch) for batch, part in pairs] for reach in REACHES)
-        return f"| {name} | " + " | ".join(f"{100 * self.scores(r).miou:.1f}" for r in refined) + " |"
+        return {
+            f"{reach:.3f}": self.percents([replace(part, reach=reach).refined(batch) for batch, part in pairs])
+            for reach in REACHES
+        }
 
 
 def show(*lines: str) -> None:
@@ -138,16 +148,19 @@ def main(pack: Path, count: int) -> None:
     backbone = load_backbone("mini")
     dataset = [e for e in validation(backbone, pack, count) if e.mask.any()]
     bench = Bench(backbone, list(batches(dataset, backbone)))
-    head = ("mIoU | IoU_FG | AP | IoU at 0.5 |", "|---|---|---|---|---|")
-    show(f"{count} scenes, {len(dataset)} phrases", "", f"| attention | {head[0]}", head[1])
-    for name, predictor in attention_variants(backbone.unet_config):
-        show(bench.row(name, bench.answers(predictor)))
-    show("", f"| noise | {head[0]}", head[1])
-    for name, predictor in noise_variants():
-        show(bench.row(name, bench.answers(predictor)))
-    show("", "| mIoU by reach | " + " | ".join(f"{reach:.3f}" for reach in REACHES) + " |", "|---" * 7 + "|")
-    for method in ("attention", "noise"):
-        show(bench.reaches(method, bench.answers(Undecoded(method))))
+    attention, noise = Undecoded(), Undecoded("noise")
+    changed = [("attention", *one) for one in attention_settings(backbone.unet_config, attention)]
+    changed += [("noise", *one) for one in noise_settings(noise)]
+    settings = {}
+    for method, name, chosen, values in changed:
+        settings[f"{method}: {name}"] = setting(chosen, bench.tried(values), "mIoU")
+        show(f"{method}: {name}", str(settings[f"{method}: {name}"]))
+    for method, base in (("attention", attention), ("noise", noise)):
+        tried = bench.reaches(bench.answers(base))
+        settings[f"{method}: reach of the edge step"] = setting(CHOSEN_REACH, tried, "mIoU")
+        show(method, str(tried))
+    about = {"scenes": count, "nouns": len(dataset)}
+    write_result("sweep_attention", "sweep_attention.py mini-build/world.zip", **about, settings=settings)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from time import process_time
 
 import numpy as np
 import torch
+from writing import write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.backbones.base import TorchBackbone
@@ -36,7 +37,6 @@ from ldznet_core.training.features import Draws, FeatureCache
 from ldznet_core.training.loop import Plan
 from ldznet_core.training.task import Settings
 
-RESULT = Path(__file__).parent / "results" / "training.json"
 PICTURES, TIMES = 64, (1, 4, 16)
 STEPS, BATCH = 8, 8
 STAGES = {
@@ -161,13 +161,7 @@ def main(folder: Path) -> None:
                 "peak MiB": [round(run["peak"] / 2**20) for run in runs],
             }
             print(stage, model, growth[f"{stage}, {model}"], flush=True)
-    result = {
-        "command": "python benchmarks/training.py",
-        "machine": {"cores": 1, "torch": torch.__version__},
-        "facts": facts(growth),
-        "growth": growth,
-    }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result("training", "training.py", facts=facts(growth), growth=growth)
 
 
 if __name__ == "__main__":

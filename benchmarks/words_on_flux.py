@@ -5,19 +5,16 @@ engine is. One pass over the picture and one over pure noise, each cut short aft
 one step of sampling (Flux-dev takes one forward a step) and against 20. Writes benchmarks/results/transformers.json.
 """
 
-import json
-import os
 import sys
 import weakref
-from pathlib import Path
 
 import engine
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from writing import write_result
 
-RESULT = Path(__file__).parent / "results" / "transformers.json"
 STEPS = 20
 FLUX = {
     "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 768, "context_in_dim": 4096,
@@ -111,13 +108,8 @@ def main(side: int) -> None:
             f"{(reading - drawing) / 1e6:.0f} MB beyond {drawing / 1e6:.0f} MB in 16 bits"
         ),
     }
-    result = {
-        "command": f"python benchmarks/words_on_flux.py {side}",
-        "machine": {"cores": os.cpu_count()},
-        "facts": {f"words on Flux.1, {side} px, {k}": {"measured": v} for k, v in measured.items()},
-        "one step, TFLOP": round(step / 1e12, 1),
-    }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    facts = {f"words on Flux.1, {side} px, {k}": {"measured": v} for k, v in measured.items()}
+    write_result("transformers", f"words_on_flux.py {side}", facts=facts, **{"one step, TFLOP": round(step / 1e12, 1)})
 
 
 if __name__ == "__main__":

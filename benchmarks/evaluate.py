@@ -21,6 +21,7 @@ from writing import write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.checkpoints.bundled import BUNDLED
+from ldznet_core.decoders.base import CONDITIONS
 from ldznet_core.evaluation.predictors import Method, by_kind
 from ldznet_core.evaluation.tables import Evaluation
 from ldznet_core.mini.evaluation import FREE, GENERATED, OOD_STYLES, SEEN, SETS, table
@@ -38,7 +39,8 @@ def bundled() -> list[Method]:
 
 
 def seeds(build: Build) -> list[Method]:
-    return by_kind(sorted((build.grown.parent / "decoders").glob("*-[0-9].safetensors")))
+    """Decoders of the comparison, LD-ZNet with its features under each text."""
+    return by_kind(sorted((build.grown.parent / "decoders").glob("*-[0-9].safetensors")), texts=CONDITIONS)
 
 
 def score(build: Build, which: str, scenes: int, name: str) -> Rows:
@@ -57,8 +59,11 @@ class Scores:
     """Rows by set and method, masks as they are."""
 
     def __init__(self, rows: Rows):
-        self.rows = {(row["set"], row["method"]): row for row in rows if not row["refined"]}
-        self.refined = {(row["set"], row["method"]): row for row in rows if row["refined"]}
+        first = {}  # the first row of a method: of LD-ZNet the one whose features are read under the phrase
+        for row in rows:
+            first.setdefault((row["refined"], row["set"], row["method"]), row)
+        self.rows = {key[1:]: row for key, row in first.items() if not key[0]}
+        self.refined = {key[1:]: row for key, row in first.items() if key[0]}
 
     def miou(self, dataset: str, method: str) -> float:
         return 100 * self.rows[dataset, method]["miou"]["mean"]
@@ -84,6 +89,7 @@ def gain_at_least(value: float, goal: float) -> dict:
 def of_decoders(scores: Scores, about: str) -> Iterator[tuple[str, dict]]:
     """What is asked of both comparisons."""
     names = {"ldznet": "LD-ZNet", "light": "light decoder"}
+    names = {kind: name for kind, name in names.items() if (SEEN, kind) in scores.rows}
     for kind, name in names.items():
         value = scores.miou(SEEN, kind)
         yield f"{about}{name}, new scenes, mIoU", at_least(value, 82, f"{value:.1f}")
@@ -97,6 +103,8 @@ def of_decoders(scores: Scores, about: str) -> Iterator[tuple[str, dict]]:
         value, style = min((scores.gain(kind, BASELINE, (style,)), style) for style in OOD_STYLES)
         what = f"{about}{name} over marking everything, mIoU on the unseen style where it is worst"
         yield what, at_least(value, 10, f"{value:+.1f} ({style})")
+    if "light" not in names:
+        return
     value, style = min((scores.gain("light", "ldznet", (style,)), style) for style in OOD_STYLES)
     what = f"{about}light decoder less LD-ZNet, mIoU on the unseen style where it is worst"
     yield what, at_least(value, 0, f"{value:+.1f} ({style})")

@@ -185,11 +185,9 @@ def render(results: dict[str, Result]) -> str:
     scores, photographs, seeds, refined = (
         results[name] for name in ("evaluate", "photographs", "evaluate_seeds", "refine")
     )
-    transformer, light_seeds, controls, few = (
-        results[name] for name in ("mini_dit", "light_seeds", "light", "light_few")
-    )
+    transformer, controls, few = (results[name] for name in ("mini_dit", "light", "light_few"))
     baseline = {"mark everything": ("mark everything", "")}
-    kinds = {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", ""), "light": ("light", "empty")}
+    kinds = {"RGBNet": ("rgbnet", ""), "ZNet": ("znet", "")}
     texts = {f"LD-ZNet, {text or 'no text'}": ("ldznet", text or "empty") for text in ("phrase", "caption", "")}
     free = {
         "attention": ("attention", "empty"), "captured": ("attention, captured", "caption"),
@@ -206,9 +204,8 @@ def render(results: dict[str, Result]) -> str:
         section(
             "Kinds of decoder",
             f"{code(seeds)}: mean ± standard deviation over three seeds that were trained alike, with LD-ZNet's "
-            f"features under the phrase, the caption or no text; three of light by {code(light_seeds)}. Each set holds "
-            "150 scenes.",
-            compare("mIoU", "miou", baseline | kinds | texts, seeds, light_seeds),
+            f"features under the phrase, the caption or no text. Each set holds {seeds['scenes']} scenes.",
+            compare("mIoU", "miou", baseline | kinds | texts, seeds),
         ),
         section(
             "What light reads",

@@ -31,8 +31,8 @@ figures mean and what was decided on them.
 """
 # Files of each table, in the order of its rows.
 FACTS = (
-    "build", "grow", "evaluate", "evaluate_seeds", "light_seeds", "light_alone", "light", "light_few", "distil",
-    "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
+    "build", "grow", "evaluate", "evaluate_seeds", "without_features", "light_alone", "light",
+    "light_few", "distil", "attention", "checks", "cost", "full_size", "transformers", "mini_dit", "reference",
     "recognise", "commands", "folder", "comfyui", "capture", "steer", "bench", "memory", "refine", "training",
 )  # fmt: skip
 SETTINGS = ("build", "sweep_attention", "fill", "mini_dit", "presence", "labels")

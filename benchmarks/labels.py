@@ -38,7 +38,8 @@ def ious(found: np.ndarray, labels: np.ndarray, count: int) -> list[float]:
 def main(pack: Path, count: int) -> None:
     backbone = load_backbone("mini")
     asked = [(torch.from_numpy(s.image).float()[None] / 255, *truth(s)) for s in scenes(backbone, pack, count, SEED)]
-    methods = {"LD-ZNet": Segmenter(backbone, load_decoder("mini"), "empty"), "attention": AttentionSegmenter(backbone)}
+    decoder = Segmenter(backbone, load_decoder("mini"), "empty")
+    methods = {"light decoder": decoder, "attention": AttentionSegmenter(backbone)}
     settings = {}
     for name, find in methods.items():
         masks = [find(image, nouns)[0] for image, nouns, _ in asked]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from sweep_attention import Bench, show
 from validation import validation
-from writing import write_result
+from writing import RESULTS, write_result
 
 from ldznet_core import load_backbone
 from ldznet_core.evaluation.batches import Batch, batches
@@ -25,7 +25,6 @@ from ldznet_core.mini.evaluation import SEEN, SETS, table
 from ldznet_core.segment.joint_attention import BACKGROUND, JointAttentionSegmenter
 from ldznet_core.segment.joint_maps import READS
 
-FOLDER = Path(__file__).parent / "results"
 NAME = "transformer's attention"
 CHOOSE_ON = 60  # scenes
 WORLD = ("background", "grass", "photo")  # background words that the miniature knows
@@ -102,7 +101,7 @@ def goals(rows: list[dict], presence: float) -> dict[str, dict]:
     def scores(of: list[dict], method: str) -> dict[tuple[str, bool], float]:
         return {(row["set"], row["refined"]): 100 * row["miou"]["mean"] for row in of if row["method"] == method}
 
-    unet = scores(json.loads((FOLDER / "evaluate_methods.json").read_text())["rows"], "attention")
+    unet = scores(json.loads((RESULTS / "evaluate.json").read_text())["rows"], "attention")
     ours = scores(rows, NAME)
     gains = {key: ours[key] - unet[key] for key in ours}
     worst = min(gains, key=gains.get)

@@ -1,8 +1,8 @@
 """What the edge step is worth: `python benchmarks/refine.py mini-build/world.zip [scenes]`.
 
-Scenes of the miniature's world at 512 pixels, masked by the bundled LD-ZNet (which works at 256) and refined at full
-size. Mean IoU, IoU within 8 pixels of the true edge, and the boundary F-score at 3 pixels, before and after. Writes
-benchmarks/results/refine.json.
+Scenes of the miniature's world at 512 pixels, masked by the bundled light decoder (which works at 256) and refined at
+full size. Mean IoU, IoU within 8 pixels of the true edge, and the boundary F-score at 3 pixels, before and after.
+Writes benchmarks/results/refine.json.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 Each seed draws two things, and the region's prompt changes the second into a third. A classifier that was trained on
 composed sprites (`ldznet mini build recognise`) names what is drawn there. It is compared with the same words put into
-one prompt, and with the mask of the finished base drawing by LD-ZNet, held from the same share of the run.
+one prompt, and with the mask of the finished base drawing by the light decoder, held from the same share of the run.
 Prints a line for each seed and writes benchmarks/results/steer.json.
 """
 

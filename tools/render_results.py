@@ -244,7 +244,7 @@ def render(results: dict[str, Result]) -> str:
         ),
         section(
             "Edges",
-            f"{code(refined)}: masks of the bundled LD-ZNet on 512 pixels, before and after the edge step.",
+            f"{code(refined)}: masks of the bundled light decoder on 512 pixels, before and after the edge step.",
             table(["set", *next(iter(refined[EDGES].values()))], list(edges(refined))),
         ),
         section(
